@@ -1,0 +1,38 @@
+"""All benchmarks, by hand: ``make bench``, or ``make bench ARGS='boots --rounds 5 --labgrid'`` for one of them.
+
+They compare in turn within one run, for a host is noisy; a quiet host gives the figures of docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+BENCHES = {
+    "cli": ["cli.py"],
+    "matrix": ["matrix.py"],
+    "transcript": ["transcript.py"],
+    "report": ["report.py"],
+    "boots": ["boots/compare.py"],
+}
+
+
+def main() -> int:
+    wanted, options = (sys.argv[1:2], sys.argv[2:]) if sys.argv[1:] else (list(BENCHES), [])
+    for name in wanted:
+        if name not in BENCHES:
+            print(f"no benchmark {name!r}; there are: {', '.join(BENCHES)}", file=sys.stderr)
+            return 2
+        print(f"\n== {name}", flush=True)
+        environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+        done = subprocess.run([sys.executable, HERE / BENCHES[name][0], *options], env=environment, check=False)
+        if done.returncode != 0:
+            return done.returncode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,3 @@
+"""Makes ``pytest suites/boot --build NAME --target NAME`` work in this lab."""
+
+pytest_plugins = ("labctl.run.plugin", "labctl.report.plugin")

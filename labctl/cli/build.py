@@ -1,0 +1,56 @@
+"""labctl build: recipe → artefact in the cache."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from labctl.cli.verb import Json, complete_build, new_app, print_json, print_table, printable, this_lab
+from labctl.errors import ConfigError, Problem
+
+app = new_app()
+
+
+@app.command()
+def build(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", autocompletion=complete_build, help="Recipes of kernel/ or hypervisor/, or kernel files."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every build of the lab.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Obtain builds: fetched or built now, or found in the cache. A matrix does it by itself; this makes it ready before.
+
+    \b
+    $ labctl build debian-cloud
+    $ labctl build --all
+    """
+    from labctl.build.obtain import check, obtain
+
+    lab = this_lab()
+    if everything and names:
+        raise ConfigError("names and --all exclude each other")
+    wanted = list(lab.recipe_files) if everything else list(names or ())
+    if not wanted:
+        raise ConfigError("no build is named", remedy=f"labctl build NAME or --all; known: {', '.join(lab.recipe_files) or 'none yet'}")
+    problems: list[Problem] = []
+    for name in wanted:
+        try:
+            check(lab, name)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    made = [obtain(lab, name, progress=_tell) for name in wanted]
+    if as_json:
+        print_json(builds=[asdict(each) for each in made])
+    else:
+        print_table(("BUILD", "VERSION", "DIGEST", "KERNEL"), [(each.name, each.version, each.digest[:19], each.kernel) for each in made])
+
+
+def _tell(line: str) -> None:
+    print(printable(line), file=sys.stderr, flush=True)

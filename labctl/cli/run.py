@@ -1,0 +1,145 @@
+"""labctl run: run a matrix."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labctl.cli.verb import Json, complete_build, complete_matrix, complete_suite, complete_target, new_app, print_json, print_table
+from labctl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from labctl.run.prepare import Planned
+
+app = new_app(
+    """Run builds on targets through suites.
+
+    \b
+    $ labctl run matrix --dry-run
+    """
+)
+
+
+@app.command()
+def matrix(
+    name: Annotated[str, typer.Argument(autocompletion=complete_matrix, help="A file of matrix/, without .toml.")] = "default",
+    build: Annotated[
+        list[str] | None, typer.Option(autocompletion=complete_build, help="Builds by name or glob, or a kernel file.")
+    ] = None,
+    target: Annotated[list[str] | None, typer.Option(autocompletion=complete_target, help="Targets by name or glob.")] = None,
+    suite: Annotated[list[str] | None, typer.Option(autocompletion=complete_suite, help="Suites by name or glob.")] = None,
+    repeat: Annotated[int | None, typer.Option(min=1, help="Run each cell this many times.")] = None,
+    workers: Annotated[int | None, typer.Option("-n", "--workers", min=1, help="Cells at a time (default: the host's CPUs).")] = None,
+    results: Annotated[Path | None, typer.Option(help="Folder of the runs (default: the lab's).")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the cells, what each is expected to take, and what is left out.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Boot every build on every target of a matrix, run the suites there, and write a report.
+
+    \b
+    $ labctl run matrix --dry-run
+    $ labctl run matrix default --target 'qemu-1c*'
+    $ labctl run matrix --build ./bzImage --suite boot --repeat 5 -n 2
+
+    Exit status: 0 pass, 1 fail, 2 bad configuration, 3 the lab's own fault, 130 interrupted.
+    """
+    from labctl.cli.verb import this_lab
+    from labctl.run.prepare import Request, plan
+
+    lab = this_lab()
+    planned = plan(
+        lab,
+        Request(name, tuple(build or ()), tuple(target or ()), tuple(suite or ()), repeat, results.absolute() if results else None),
+    )
+    if dry_run:
+        _show_plan(planned, as_json)
+        return
+    raise typer.Exit(_run(planned, workers, as_json))
+
+
+def _show_plan(planned: Planned, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            cells=[
+                {"id": c.id, "build": c.build, "target": c.target, "suite": c.suite, "expected_s": planned.costs[c.id]}
+                for c in planned.cells
+            ],
+            left_out=[{"id": out.cell.id, "reason": out.reason} for out in planned.left_out],
+        )
+        return
+    print_table(
+        ("CELL", "CPUS", "MEMORY", "EXPECTED"),
+        [
+            (
+                cell.id,
+                (config := planned.targets[cell.target].config).cpus,
+                f"{config.memory >> 20} MiB",
+                f"{cost:.1f} s" if (cost := planned.costs[cell.id]) is not None else "? (never run)",
+            )
+            for cell in planned.cells
+        ],
+    )
+    if planned.left_out:
+        print()
+        print_table(("LEFT OUT", "WHY"), [(out.cell.id, out.reason) for out in planned.left_out])
+
+
+def _run(planned: Planned, workers: int | None, as_json: bool) -> int:
+    from labctl.machine import budget
+    from labctl.run.workers import EarlyWorkers
+
+    count = min(workers or len(budget.capacity().cpus), len(planned.cells))
+    early = EarlyWorkers(count)
+    from labctl.run.plugin import execute
+    from labctl.run.prepare import prepare
+
+    prepared = prepare(planned, sys.argv, lambda line: print(line, file=sys.stderr))
+    suites = sorted({planned.lab.suite(cell.suite) for cell in prepared.cells})
+    with ExitStack() as shown:
+
+        def meanwhile() -> None:
+            # What shows the run and what ends it is imported while the workers start: each second of a short run counts.
+            from labctl.run.progress import Progress
+
+            shown.enter_context(Progress(prepared, count, meanwhile=_warm_up))
+
+        # A supervisor's SIGTERM ends a run as Ctrl-C does: machines off, what was measured kept.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        controller = execute(prepared, count, suites, early, meanwhile)
+    if controller.collection_errors:
+        raise ConfigError("a suite cannot be read:\n" + "\n".join(dict.fromkeys(controller.collection_errors)))
+    run = controller.result
+    if run is None and controller.unstored is not None:
+        raise controller.unstored
+    if run is None:
+        raise ConfigError("pytest ended before the run began; run it as `pytest suites --matrix NAME` to see why")
+    from labctl.report.text import as_json as result_as_json
+    from labctl.report.text import show
+
+    if as_json:
+        print_json(**{key: value for key, value in result_as_json(run, controller.report).items() if key != "schema"})
+    else:
+        show(run, controller.report)
+    if controller.unstored is not None:
+        raise controller.unstored  # what could be kept has been shown
+    if run.interrupted:
+        return 130
+    return {"pass": 0, "fail": 1}.get(run.outcome, 3)
+
+
+def _warm_up() -> None:
+    """Import what the end of a run needs."""
+    from importlib import import_module
+
+    from labctl.store.writer import warm_up
+
+    warm_up()
+    for module in ("labctl.report.html", "labctl.report.text"):
+        import_module(module)

@@ -1,0 +1,103 @@
+"""labctl runs: list and show what was run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labctl.cli.verb import Json, complete_run, new_app, print_json, print_table, printable, this_lab
+
+if TYPE_CHECKING:
+    from labctl.model import RunResult
+    from labctl.store.reader import RunSummary
+
+app = new_app(
+    """List and show runs, also those that are still going on and those that were killed in the middle.
+
+    \b
+    $ labctl runs list
+    $ labctl runs show latest
+    """
+)
+
+RunName = Annotated[str, typer.Argument(metavar="[RUN]", autocompletion=complete_run, help="An id, its beginning, a folder, or latest.")]
+
+
+@app.command("list")
+def list_all(as_json: Json = False) -> None:
+    """List the runs, the newest first.
+
+    \b
+    $ labctl runs list
+    $ labctl runs list --json
+    """
+    from labctl.store.reader import list_runs
+
+    lab = this_lab()
+    runs = list_runs(lab.results)
+    if as_json:
+        print_json(runs=[asdict(run) for run in runs])
+        return
+    print_table(
+        ("RUN", "MATRIX", "BEGAN", "TOOK", "CELLS", "SAMPLES", "OUTCOME"),
+        [
+            (
+                run.id,
+                run.matrix,
+                _moment(run.started_at),
+                f"{run.duration_s:.1f} s" if run.finished else "-",
+                run.cells,
+                run.samples,
+                _ending(run),
+            )
+            for run in runs
+        ],
+        empty=f"there is no run in {lab.results} yet: labctl run matrix makes one",
+    )
+
+
+@app.command("show")
+def show(run: RunName = "latest", as_json: Json = False) -> None:
+    """Show one run: its cells with their outcomes, and why those that did not pass did not.
+
+    \b
+    $ labctl runs show
+    $ labctl runs show latest --json
+    """
+    from labctl.store.reader import find_run, read_run
+
+    found = read_run(find_run(this_lab().results, run))
+    if as_json:
+        print_json(run=asdict(found))
+        return
+    _print(found)
+
+
+def _print(run: RunResult) -> None:
+    from labctl.report.text import show
+
+    print(f"run {run.id} of the matrix {printable(run.matrix)}, begun {_moment(run.started_at)}\n")
+    page = run.folder / "report.html"
+    show(run, page if page.is_file() else None)
+
+
+def _ending(run: RunSummary) -> str:
+    """What a reader wants to know of a run's end: one that never ended has no outcome."""
+    from labctl.model import Outcome
+
+    if run.running:
+        from labctl.store.reader import read_run
+
+        ended = sum(bool(cell.attempts) and cell.attempts[-1].complete for cell in read_run(run.folder).cells)
+        return f"running, {ended} of {run.cells} cells"
+    if run.interrupted:
+        return "interrupted" if run.outcome is Outcome.ERROR else f"{run.outcome}, interrupted"
+    return str(run.outcome) if run.finished else "killed"
+
+
+def _moment(seconds: float) -> str:
+    """The host's own time, since that is what its user reads."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")

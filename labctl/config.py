@@ -1,0 +1,265 @@
+"""The lab's files → model. Every mistake of a file is reported at once, with the file, the key, what was found and what is allowed.
+
+A lab is the folder that holds ``lab.toml``, found upwards from the working directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from labctl.errors import ConfigError, Problem
+from labctl.model import NAME_PATTERN, LabConfig, MatrixConfig, Recipe, Target, TargetConfig
+
+M = TypeVar("M", bound=BaseModel)
+
+MAX_CONFIG_BYTES = 1 << 20
+
+# What is allowed, in the words of the file, by pydantic's names for its errors: those of the left are Python's.
+_ALLOWED = {
+    "string": "text in quotes",
+    "int": "a whole number",
+    "float": "a number",
+    "finite_number": "a number",
+    "bool": "true or false",
+    "tuple": "a list, in [ ]",
+    "list": "a list, in [ ]",
+    "dict": "a table",
+    "mapping": "a table",
+    "model": "a table",
+}
+_TWICE = re.compile(
+    r"(?:Cannot overwrite a value|Cannot declare \(.+\) twice|Duplicate inline table key '(?P<inline>.+)')"
+    r" \(at (?:line (?P<line>\d+), column \d+|end of document)\)$"
+)
+_KEY = re.compile(r"""\s*\[{0,2}((?:"[^"]*"|'[^']*'|[\w.\s-])+)[\]=]""")
+_LONGEST_STATEMENT = 20
+"""Lines."""
+
+
+def cache_folder() -> Path:
+    """Where labctl keeps what it can make again: ``$LABCTL_CACHE``, else ``labctl`` in the user's cache folder. It may not exist yet."""
+    if own := os.environ.get("LABCTL_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labctl"
+
+
+def shipped(folder: str) -> Path:
+    """A folder that comes with labctl (``guest``, ``targets``, ``kernel`` ...): inside the installed package, else in the checkout."""
+    package = Path(__file__).parent
+    installed = package / "_lab"
+    return (installed if installed.is_dir() else package.parent) / folder
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The one-line hint behind an unknown name: the nearest one, else all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}? (known: {_enumerate(known)})"
+    return f"known: {_enumerate(known)}" if known else "there is none yet"
+
+
+def _enumerate(names: list[str], most: int = 12) -> str:
+    shown = ", ".join(names[:most])
+    return f"{shown}, … {len(names) - most} more" if len(names) > most else shown
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dict. Raises ConfigError for a file that is missing, too large, not UTF-8 or not TOML (duplicate keys too)."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError([Problem(_shown(path), "", f"cannot be read: {error.strerror}", "a readable TOML file")]) from None
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise ConfigError([Problem(_shown(path), "", f"{len(raw)} bytes", f"at most {MAX_CONFIG_BYTES} bytes")])
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError([Problem(_shown(path), "", f"is not UTF-8 text: byte {raw[error.start]:#04x} in line {line}", "")]) from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([_syntax(str(error), text, _shown(path))]) from None
+
+
+def _syntax(said: str, text: str, where: str) -> Problem:
+    """What tomllib says; of a key that stands twice also which one: tomllib tells only where it was when it noticed."""
+    if twice := _TWICE.match(said):
+        number, key = _last_statement(text, int(twice["line"] or 0))
+        if key:
+            return Problem(where, twice["inline"] or key, f"stands twice, the second time in line {number}", "each key and table once")
+    return Problem(where, "", f"not valid TOML: {said[:1].lower()}{said[1:]}", "")
+
+
+def _last_statement(text: str, noticed: int) -> tuple[int, str]:
+    """Line and key of the statement that ends in line ``noticed`` (0: the last one): all before it is valid.
+
+    The key is empty if the statement is a long one.
+    """
+    lines = text.replace("\r\n", "\n").split("\n")
+    last = noticed or len(lines)
+    for number in range(last, max(0, last - _LONGEST_STATEMENT), -1):
+        try:
+            tomllib.loads("\n".join(lines[: number - 1]))
+        except tomllib.TOMLDecodeError:
+            continue
+        found = _KEY.match(lines[number - 1])
+        return number, found[1].strip() if found else ""
+    return last, ""
+
+
+def validate(model: type[M], data: Mapping[str, Any], where: str, prefix: str = "") -> M:
+    """Check ``data`` against a model. Raises ConfigError with every mistake in it."""
+    try:
+        return model.model_validate(dict(data))
+    except ValidationError as error:
+        raise ConfigError([_problem(model, e, where, prefix) for e in error.errors(include_url=False)]) from None
+
+
+def _problem(model: type[BaseModel], error: Any, where: str, prefix: str) -> Problem:
+    location = [str(part) for part in error["loc"] if part != "[key]"]
+    key = ".".join(([prefix] if prefix else []) + location)
+    found = error.get("input")
+    match error["type"]:
+        case "extra_forbidden":
+            known = _keys_at(model, location[:-1])
+            return Problem(where, key, "unknown key", nearest(location[-1], known) if known else "no such key here")
+        case "missing":
+            return Problem(where, key, "missing", "this key is required")
+        case "string_pattern_mismatch" if error["ctx"]["pattern"] == NAME_PATTERN:
+            return Problem(where, key, f"found {found!r}", "a name of lower-case letters, digits and . _ + - (64 at most)")
+    return Problem(where, key, f"found {_short(found)}", _allowed(error))
+
+
+def _allowed(error: Any) -> str:
+    """What is allowed at the place of one of pydantic's errors, in words of the file instead of Python's."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "string_pattern_mismatch":
+        return f"text that fits {context['pattern']}"
+    if kind in ("too_short", "string_too_short"):
+        return f"at least {context['min_length']} {'entry' if kind == 'too_short' else 'character'}"
+    if known := _ALLOWED.get(re.sub(r"_(type|parsing|from_float|attributes_type|parsing_size)$", "", kind)):
+        return known
+    if kind in ("literal_error", "enum"):
+        return f"allowed: {context['expected']}"
+    said: str = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    said = said.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    return said[:1].lower() + said[1:]
+
+
+def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Names that a model takes at a path; [] where the path leaves it."""
+    current: Any = model
+    for part in path:
+        if part.isdigit():
+            continue
+        field = current.model_fields.get(part) if isinstance(current, type) and issubclass(current, BaseModel) else None
+        if field is None:
+            return []
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    if not (isinstance(current, type) and issubclass(current, BaseModel)):
+        return []
+    return [f.alias or name for name, f in current.model_fields.items()]
+
+
+def _short(value: object, most: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A lab on disk. Its files are read when asked for, each once."""
+
+    root: Path
+    config: LabConfig
+
+    @classmethod
+    def find(cls, start: Path | None = None) -> Lab:
+        """The lab that ``start`` (default: the working directory) lies in. ConfigError if there is none."""
+        start = (start or Path.cwd()).resolve()
+        for folder in (start, *start.parents):
+            file = folder / "lab.toml"
+            if file.is_file():
+                return cls(folder, validate(LabConfig, read_toml(file), _shown(file)))
+        raise ConfigError(
+            [Problem(str(start), "", "is not in a lab: there is no lab.toml here or in any folder above", "")],
+            remedy="labctl init DIR makes a new lab; or change into one",
+        )
+
+    @property
+    def results(self) -> Path:
+        return self.root / self.config.results
+
+    def _names(self, folder: str) -> dict[str, Path]:
+        return {p.stem: p for p in sorted((self.root / folder).glob("*.toml"))}
+
+    @cached_property
+    def target_files(self) -> dict[str, Path]:
+        return self._names("targets")
+
+    @cached_property
+    def recipe_files(self) -> dict[str, Path]:
+        """Recipes of kernels and hypervisors by name. ConfigError if one name stands in both folders."""
+        kernels, hypervisors = self._names("kernel"), self._names("hypervisor")
+        for folder in ("kernel", "hypervisor"):
+            found = kernels if folder == "kernel" else hypervisors
+            found |= {p.parent.name: p for p in sorted((self.root / folder).glob("*/build.toml"))}
+        if twice := sorted(kernels.keys() & hypervisors.keys()):
+            raise ConfigError([Problem(_shown(hypervisors[n]), "", f"a kernel is named {n!r} too", "one name, one build") for n in twice])
+        return kernels | hypervisors
+
+    @cached_property
+    def matrix_files(self) -> dict[str, Path]:
+        return self._names("matrix")
+
+    @cached_property
+    def suites(self) -> dict[str, Path]:
+        """Suite name → folder, for each folder of ``suites/`` that holds a pytest file."""
+        return {p.name: p for p in sorted((self.root / "suites").glob("*/")) if any(p.glob("test_*.py"))}
+
+    def target(self, name: str) -> Target:
+        """Read one target. ConfigError with the nearest name if it is unknown."""
+        path = self._known(name, self.target_files, "target")
+        return Target(name, validate(TargetConfig, read_toml(path), _shown(path)))
+
+    def recipe(self, name: str) -> Recipe:
+        """Read one recipe; the table named after its builder becomes ``options``."""
+        path = self._known(name, self.recipe_files, "build")
+        data = read_toml(path)
+        builder = data.get("builder")
+        if isinstance(builder, str) and builder in data and builder not in Recipe.model_fields:
+            data["options"] = data.pop(builder)
+        return validate(Recipe, data, _shown(path))
+
+    def matrix(self, name: str) -> MatrixConfig:
+        path = self._known(name, self.matrix_files, "matrix")
+        return validate(MatrixConfig, read_toml(path), _shown(path))
+
+    def suite(self, name: str) -> Path:
+        return self._known(name, self.suites, "suite")
+
+    def _known(self, name: str, known: Mapping[str, Path], kind: str) -> Path:
+        if name in known:
+            return known[name]
+        raise ConfigError(f"unknown {kind} {name!r}; {nearest(name, known)}")
+
+
+def _shown(path: Path) -> str:
+    """A path as the user would type it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

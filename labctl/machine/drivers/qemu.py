@@ -1,0 +1,309 @@
+"""QEMU as a machine: Power, Console and Deploy in one process.
+
+The process is started paused (``-S``) with its serial port and QMP on socket pairs, so that the console's reader is attached before the
+first instruction and there is no socket file to race for; ``cont`` is time zero. It dies with its owner. The disk is a sparse qcow2 that
+outlives power cycles and is deleted with the session's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from labctl.deadline import Deadline, DeadlineExpired
+from labctl.errors import ConsoleLost, DeployError, ManagementError, PowerError
+from labctl.machine.accel import choose
+from labctl.machine.protocols import DriverContext
+from labctl.machine.qmp import Qmp
+from labctl.machine.reader import Reader
+from labctl.machine.transcript import Transcript
+from labctl.model import Build, PowerState, Target
+from labctl.process import Child, run, start
+
+BINARIES = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64", "riscv64": "qemu-system-riscv64"}
+START_DEADLINE = 20.0
+"""Seconds that QEMU may take to answer QMP, on a loaded host."""
+ENDING = 2.0
+"""Seconds between the end of the console and that of the process, at most."""
+WRITE_DEADLINE = 10.0
+"""Seconds that a guest may leave typed bytes unread."""
+
+
+@dataclass
+class _Process:
+    """One life of the machine: from power-on to power-off."""
+
+    child: Child
+    qmp: Qmp
+    serial: socket.socket
+    reader: Reader
+    log: IO[bytes]
+
+    def close(self) -> None:
+        self.child.kill()
+        self.reader.stop()
+        self.serial.close()
+        self.qmp.close()
+        self.log.close()
+
+
+@dataclass
+class Qemu:
+    """Options: ``machine`` (``q35``, ``microvm`` or any other of ``-machine``), ``accel``, ``tcg_thread`` (without KVM, the
+    machine's CPUs take turns in one thread of the host, or have one each), ``cpu`` (``-cpu``; empty: the host's with KVM,
+    ``max`` without), ``firmware_console`` (the firmware speaks on the serial port), ``disk_bus``, ``extra`` (more arguments, as a list),
+    ``binary`` (another QEMU)."""
+
+    context: DriverContext
+    transcript: Transcript
+    machine: str = "q35"
+    accel: Literal["auto", "kvm", "tcg"] = "auto"
+    tcg_thread: Literal["single", "multi"] = "single"
+    cpu: str = ""
+    firmware_console: bool = True
+    disk_bus: Literal["nvme", "virtio", "none"] = "nvme"
+    extra: list[str] = field(default_factory=list)
+    binary: str = ""
+
+    _build: Build | None = field(default=None, init=False)
+    _append: str = field(default="", init=False)
+    _process: _Process | None = field(default=None, init=False)
+    _fault: str = field(default="", init=False)
+    """How QEMU ended, if neither the guest nor the lab wanted it."""
+
+    @staticmethod
+    def host_programs(target: Target, options: Mapping[str, Any]) -> list[str]:
+        """What it calls on the host."""
+        disk = target.config.disk and options.get("disk_bus") != "none"
+        return ["setpriv", str(options.get("binary") or BINARIES[target.config.arch]), *(["qemu-img"] if disk else [])]
+
+    @staticmethod
+    def host_cpus(target: Target, options: Mapping[str, Any]) -> int:
+        """Host CPUs that it keeps busy: emulated one after another by one thread, all CPUs of the machine take one of the host's."""
+        one_thread = options.get("tcg_thread", "single") == "single"
+        return 1 if one_thread and accelerator_of(target, options.get("accel", "auto")) == "tcg" else target.config.cpus
+
+    # --- Deploy
+
+    def put(self, build: Build, append: str, deadline: Deadline) -> str:
+        if self._process is not None and self._process.child.status is None:
+            raise DeployError("the machine is on; a build is put on it when it is off", target=self.context.target.name)
+        for file in filter(None, (build.kernel, build.initrd)):
+            if not file.is_file():
+                raise DeployError(f"{file} is gone from the cache", target=self.context.target.name, remedy=f"labctl build {build.name}")
+        self._build, self._append = build, append
+        return build.digest
+
+    def reproduce(self, build: Build, append: str) -> str:
+        machine = self._machine_arguments(build, append, disk="null-co")
+        return shlex.join([self._binary, *machine, "-nographic", "-serial", "mon:stdio"])
+
+    # --- Console: attached to each new process by `on`, so that no byte is missed
+
+    def attach(self, deadline: Deadline) -> None:
+        """The reader is attached at each power-on, before the first instruction: there is nothing to do."""
+
+    def write(self, data: bytes) -> None:
+        if self._process is None or self._process.child.status is not None:
+            raise ConsoleLost("the machine is off: nobody takes what is typed", target=self.context.target.name)
+        try:
+            self._process.serial.settimeout(WRITE_DEADLINE)
+            self._process.serial.sendall(data)
+        except OSError as error:
+            raise ConsoleLost(f"the serial port takes no bytes: {error}", target=self.context.target.name) from None
+        finally:
+            with suppress(OSError):
+                self._process.serial.settimeout(None)
+
+    def detach(self) -> None:
+        if self._process is not None:
+            self._process.reader.stop()
+
+    # --- Power
+
+    def on(self, deadline: Deadline) -> int:
+        target = self.context.target.name
+        if self._build is None:
+            raise PowerError("no build was put on the machine", target=target)
+        if self._process is not None:
+            if self._process.child.status is None:
+                raise PowerError("the machine is on already", target=target)
+            self._process.close()
+        self._fault = ""
+        self._process = self._start(self._build, deadline)
+        try:
+            self._process.qmp.handshake(deadline.sooner(START_DEADLINE))
+            t0_ns = time.monotonic_ns()
+            self._process.qmp.command("cont", deadline)
+        except ManagementError as error:
+            status = self._process.child.wait(Deadline.after(0.5))
+            words = self._last_words()
+            self.off(Deadline.after(10))
+            how = f"QEMU ended with status {status}" if status is not None else "QEMU does not answer"
+            raise PowerError(f"{how}: {words or error.message}", target=target, remedy=self.reproduce(self._build, self._append)) from None
+        return t0_ns
+
+    def off(self, deadline: Deadline) -> None:
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        try:
+            if process.child.status is None:
+                # An orderly `quit` writes the disk image's metadata; a machine whose plug is pulled has a disk too.
+                with suppress(ManagementError):
+                    process.qmp.command("quit", deadline.sooner(5))
+                process.child.wait(deadline.sooner(5))
+        finally:
+            process.close()
+
+    def reset(self, deadline: Deadline) -> int:
+        if self._process is None or self._process.child.status is not None:
+            raise PowerError("the machine is off: there is nothing to reset", target=self.context.target.name)
+        t0_ns = time.monotonic_ns()
+        seen = len(self._process.qmp.drain())
+        try:
+            self._process.qmp.command("system_reset", deadline)
+            while not any(e["event"] == "RESET" for e in self._process.qmp.events[seen:]):
+                seen_now = len(self._process.qmp.events)
+                self._process.qmp.command("query-status", deadline)  # the event comes before the answer to what is asked after it
+                if len(self._process.qmp.events) == seen_now and deadline.expired:
+                    raise PowerError("no RESET event", target=self.context.target.name)
+        except ManagementError as error:
+            raise PowerError(f"reset: {error.message}", target=self.context.target.name) from None
+        return t0_ns
+
+    def state(self, deadline: Deadline) -> PowerState:
+        if self._process is None:
+            return PowerState.OFF
+        if self._process.child.status is None:
+            return PowerState.ON
+        with suppress(DeadlineExpired):
+            self.transcript.wait_end(deadline.sooner(ENDING))  # the reader finds out how it ended
+        if self._fault:
+            # An emulator that is killed or falls over says nothing about the build.
+            raise ManagementError(self._fault, target=self.context.target.name, remedy="dmesg tells whether the host ran out of memory")
+        return PowerState.OFF
+
+    # --- how it is put together
+
+    @property
+    def _binary(self) -> str:
+        return self.binary or BINARIES[self.context.target.config.arch]
+
+    def _machine_arguments(self, build: Build, append: str, disk: str) -> list[str]:
+        config = self.context.target.config
+        accelerator = accelerator_of(self.context.target, self.accel)
+        machine = self.machine
+        if machine == "q35" and self.firmware_console:
+            machine = "q35,graphics=off"
+        if machine == "microvm":
+            machine = "microvm,isa-serial=on,rtc=on"
+        arguments = [
+            *("-nodefaults", "-no-user-config", "-display", "none"),
+            *(
+                "-name",
+                self.context.target.name,
+                "-machine",
+                machine,
+                "-accel",
+                f"tcg,thread={self.tcg_thread}" if accelerator == "tcg" else accelerator,
+            ),
+            *("-cpu", self.cpu or ("host" if accelerator == "kvm" else "max")),
+            *("-smp", str(config.cpus), "-m", f"{config.memory // 1024}K"),
+            *("-kernel", str(build.kernel), "-append", append + _clock_words(self.machine, accelerator)),
+        ]
+        if build.initrd is not None:
+            arguments += ["-initrd", str(build.initrd)]
+        if config.disk and self.disk_bus != "none":
+            backend = (
+                {"driver": "null-co", "size": config.disk, "read-zeroes": True, "node-name": "disk0"}
+                if disk == "null-co"
+                else {"driver": "qcow2", "node-name": "disk0", "file": {"driver": "file", "filename": disk}}
+            )
+            device = {"nvme": "nvme,serial=labctl", "virtio": "virtio-blk-device" if "microvm" in machine else "virtio-blk-pci"}
+            bus = "virtio" if "microvm" in machine else self.disk_bus
+            arguments += ["-blockdev", json.dumps(backend), "-device", f"{device[bus]},drive=disk0,id=blk0"]
+        return arguments + self.extra
+
+    def _disk(self, deadline: Deadline) -> Path:
+        config = self.context.target.config
+        path = self.context.workdir / "disk.qcow2"
+        if config.disk and self.disk_bus != "none" and not path.exists():
+            made = run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(config.disk)], deadline)
+            if made.status != 0:
+                raise DeployError(f"qemu-img: {made.words.removeprefix('qemu-img: ')}", target=self.context.target.name)
+        return path
+
+    def _start(self, build: Build, deadline: Deadline) -> _Process:
+        disk = self._disk(deadline)
+        serial, serial_qemu = socket.socketpair()
+        qmp, qmp_qemu = socket.socketpair()
+        log = (self.context.workdir / "qemu.log").open("ab")
+        with serial_qemu, qmp_qemu:
+            child = start(
+                [
+                    self._binary,
+                    *self._machine_arguments(build, self._append, str(disk)),
+                    "-S",
+                    *("-chardev", f"socket,id=console,fd={serial_qemu.fileno()}", "-serial", "chardev:console"),
+                    *("-chardev", f"socket,id=qmp,fd={qmp_qemu.fileno()}", "-mon", "chardev=qmp,mode=control"),
+                ],
+                pass_fds=[serial_qemu.fileno(), qmp_qemu.fileno()],
+                stderr=log,
+                cpus=self.context.cpus,
+            )
+        client = Qmp(qmp)
+        self.transcript.resume()
+        reader = Reader(serial.fileno(), self.transcript, on_end=lambda: self._why_ended(child, client))
+        reader.start()
+        return _Process(child, client, serial, reader, log)
+
+    def _why_ended(self, child: Child, qmp: Qmp) -> str:
+        """How a machine that is gone went: asked by the reader's thread at the end of the console."""
+        status = child.wait(Deadline.after(ENDING))
+        if status is None:
+            return "QEMU closed the serial port"
+        reasons = [e["data"].get("reason", "") for e in qmp.drain() if e["event"] == "SHUTDOWN"]
+        match reasons:
+            case ["guest-shutdown", *_]:
+                return "the guest powered the machine off"
+            case ["guest-reset", *_]:
+                return "the guest reset the machine"
+            case ["guest-panic", *_]:
+                return "the guest panicked"
+            case ["host-qmp-quit", *_]:
+                return "powered off by the lab"
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        words = self._last_words()
+        self._fault = f"QEMU ended with {how}" + (f": {words}" if words else "")
+        return self._fault
+
+    def _last_words(self) -> str:
+        with suppress(OSError):
+            lines = (self.context.workdir / "qemu.log").read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
+            return lines[-1] if lines else ""
+        return ""
+
+
+def accelerator_of(target: Target, wanted: Literal["auto", "kvm", "tcg"]) -> Literal["kvm", "tcg"]:
+    return choose(wanted).name if target.config.arch == "x86_64" else "tcg"
+
+
+def _clock_words(machine: str, accelerator: str) -> str:
+    """What a kernel must be told to keep time. Microvm has neither HPET nor PM timer to measure the TSC against: where a busy host lets
+    that fail, the kernel waits for ever for a tick that it did not set up. An emulated TSC runs at the speed of the host's own."""
+    if machine != "microvm" or accelerator != "tcg":
+        return ""
+    speed = re.search(r"^cpu MHz\s*: ([0-9.]+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return f" tsc_early_khz={float(speed[1]) * 1000:.0f}" if speed else ""
+
+
+DRIVER = Qemu

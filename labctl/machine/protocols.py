@@ -1,0 +1,89 @@
+"""The four roles that a target's drivers fill.
+
+Each verb returns only when it is true, takes one Deadline, and raises an `InfraError` of its kind when it can't be made true.
+A driver is a frozen-looking dataclass: its fields are its options; a field typed as one of these roles, as `Transcript` or as
+`DriverContext` is injected from the same target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from labctl.deadline import Deadline
+from labctl.model import Build, PowerState, Target
+
+
+@dataclass(frozen=True)
+class DriverContext:
+    """What surrounds a driver: its target, a folder of its own for this attempt, and the host CPUs it may use (empty: any)."""
+
+    target: Target
+    workdir: Path
+    cpus: tuple[int, ...] = ()
+
+
+@runtime_checkable
+class Power(Protocol):
+    """Off, on, warm reset, state. A power cycle is off, seen to be off, then on: `labctl.machine.session.power_cycle`."""
+
+    def on(self, deadline: Deadline) -> int:
+        """Apply power. Returns time zero of the boot: monotonic ns just before the first instruction could run. PowerError."""
+
+    def off(self, deadline: Deadline) -> None:
+        """Hard power-off; returns when the machine is seen to be off. Off already is no error. PowerError."""
+
+    def reset(self, deadline: Deadline) -> int:
+        """Warm reset of a machine that is on; returns time zero of the new boot. PowerError if it is off."""
+
+    def state(self, deadline: Deadline) -> PowerState:
+        """What the management interface says now."""
+
+
+@runtime_checkable
+class Console(Protocol):
+    """Bytes in and out. What comes in is fed to the target's Transcript by one always-on reader."""
+
+    def attach(self, deadline: Deadline) -> None:
+        """Begin reading, before the machine can say anything. Attached already is no error. ConsoleLost."""
+
+    def write(self, data: bytes) -> None:
+        """Type. ConsoleLost if nothing is there to take it."""
+
+    def detach(self) -> None:
+        """Stop reading; everything read is in the transcript."""
+
+
+@runtime_checkable
+class Deploy(Protocol):
+    def put(self, build: Build, append: str, deadline: Deadline) -> str:
+        """Make ``build`` what the next power-on boots, with ``append`` as its command line. Returns its digest. DeployError."""
+
+    def reproduce(self, build: Build, append: str) -> str:
+        """A shell command that shows the same boot by hand on a terminal, runnable as pasted; empty if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """A command's end in the machine: exit status, output (stdout and stderr mixed where the channel has one stream), seconds."""
+
+    command: str
+    status: int
+    output: str
+    duration_s: float
+
+
+@runtime_checkable
+class Shell(Protocol):
+    def open(self, deadline: Deadline) -> None:
+        """Until a command can be run. ConsoleLost, TargetHung."""
+
+    def run(self, command: str, deadline: Deadline) -> CommandResult:
+        """Run a command to its end. Any exit status is a result; TargetHung if it never ends, a crash if there is one."""
+
+    def close(self) -> None:
+        """Let go of the channel; the machine stays as it is."""
+
+
+ROLES: tuple[type, ...] = (Power, Console, Deploy, Shell)

@@ -1,0 +1,194 @@
+"""Driver name → class → instance, wired to the other drivers of the same target.
+
+A driver is one file: ``labctl/machine/drivers/NAME.py``, or any module named by the entry-point group ``labctl.drivers``, that says
+``DRIVER = TheClass``. The class is a dataclass: its fields are its options, checked like every other key of a target's file. A field
+typed as a role (`Power`, `Console`, `Deploy`, `Shell`), `Transcript` or `DriverContext` is no option: it is injected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, TypeVar, cast, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from labctl.config import nearest, validate
+from labctl.errors import ConfigError, Problem
+from labctl.machine import drivers
+from labctl.machine.protocols import ROLES, Console, Deploy, DriverContext, Power, Shell
+from labctl.machine.transcript import Transcript
+from labctl.model import Target
+
+R = TypeVar("R")
+
+
+def names() -> tuple[str, ...]:
+    """Every driver that can be named: ours and those of installed packages."""
+    ours = {module.name for module in pkgutil.iter_modules(drivers.__path__) if not module.name.startswith("_")}
+    return tuple(sorted(ours | {entry.name for entry in entry_points(group="labctl.drivers")}))
+
+
+@cache
+def load(name: str) -> type[Any]:
+    """The class of a driver, imported now. ConfigError with the nearest name if there is none."""
+    if name.isidentifier() and importlib.util.find_spec(f"{drivers.__name__}.{name}"):
+        module = importlib.import_module(f"{drivers.__name__}.{name}")
+        return cast(type[Any], module.DRIVER)
+    for entry in entry_points(group="labctl.drivers"):
+        if entry.name == name:
+            return cast(type[Any], getattr(entry.load(), "DRIVER", None) or entry.load())
+    raise ConfigError([Problem("driver", name, f"unknown driver {name!r}", nearest(name, names()))])
+
+
+def roles_of(driver: type[Any]) -> tuple[type, ...]:
+    """The roles whose every method the class has."""
+    return tuple(role for role in ROLES if all(callable(getattr(driver, verb, None)) for verb in _verbs(role)))
+
+
+def _verbs(role: type) -> list[str]:
+    return [name for name in vars(role) if not name.startswith("_")]
+
+
+def _fields(driver: type[Any]) -> tuple[dict[str, Any], type[BaseModel]]:
+    """A driver's injected fields (name → type), and a model of its options."""
+    hints = get_type_hints(driver, include_extras=True)
+    injected: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for field in dataclasses.fields(driver):
+        kind = hints[field.name]
+        if kind in (*ROLES, Transcript, DriverContext):
+            injected[field.name] = kind
+        elif field.init:
+            default = field.default if field.default is not dataclasses.MISSING else ...
+            if field.default_factory is not dataclasses.MISSING:
+                default = field.default_factory()
+            options[field.name] = (kind, default)
+    model = create_model(f"{driver.__name__}Options", __config__=ConfigDict(extra="forbid", frozen=True), **options)
+    return injected, cast(type[BaseModel], model)
+
+
+def _where(target: Target) -> str:
+    return f"targets/{target.name}.toml"
+
+
+def check(target: Target) -> None:
+    """Everything about a target's drivers that can be known without touching the machine. ConfigError with every mistake."""
+    problems: list[Problem] = []
+    filled: dict[type, str] = {}
+    wanted: list[tuple[str, str, type]] = []
+    for name, options in target.config.drivers.items():
+        try:
+            driver = load(name)
+            injected, model = _fields(driver)
+        except ConfigError as error:
+            problems += [dataclasses.replace(p, where=_where(target), key=f"drivers.{name}") for p in error.problems]
+            continue
+        try:
+            validate(model, options, _where(target), f"drivers.{name}")
+        except ConfigError as error:
+            problems += error.problems
+        for role in roles_of(driver):
+            if role in filled:
+                problems.append(
+                    Problem(_where(target), f"drivers.{name}", f"is a second {role.__name__} beside {filled[role]}", "one driver a role")
+                )
+            filled[role] = name
+        wanted += [(name, field, kind) for field, kind in injected.items() if kind in ROLES]
+    for name, field, kind in wanted:
+        if kind not in filled:
+            problems.append(
+                Problem(_where(target), f"drivers.{name}", f"needs a {kind.__name__} ({field})", "add a driver that fills that role")
+            )
+    if problems:
+        raise ConfigError(problems)
+
+
+def host_programs(target: Target) -> list[str]:
+    """Programs of the host that the target's drivers call: what each says in ``host_programs(target, options)``, if it says it."""
+    programs: list[str] = []
+    for name, options in target.config.drivers.items():
+        needs = getattr(load(name), "host_programs", None)
+        if callable(needs):
+            programs += needs(target, options)
+    return programs
+
+
+def host_cpus(target: Target) -> int:
+    """Host CPUs that a cell on the target takes: what a driver says in ``host_cpus(target, options)``, else as many as the target has."""
+    for name, options in target.config.drivers.items():
+        says = getattr(load(name), "host_cpus", None)
+        if callable(says):
+            return min(target.config.cpus, int(says(target, options)))
+    return target.config.cpus
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A target with its drivers, wired. A role that no driver fills raises ConfigError when it is asked for."""
+
+    target: Target
+    transcript: Transcript
+    roles: Mapping[type, Any]
+
+    def role(self, kind: type[R]) -> R:
+        if kind not in self.roles:
+            raise ConfigError(
+                [
+                    Problem(
+                        _where(self.target),
+                        "drivers",
+                        f"no driver fills the role {kind.__name__}",
+                        f"drivers: {', '.join(names())}",
+                    )
+                ]
+            )
+        return cast(R, self.roles[kind])
+
+    @property
+    def power(self) -> Power:
+        return self.role(Power)  # type: ignore[type-abstract]
+
+    @property
+    def console(self) -> Console:
+        return self.role(Console)  # type: ignore[type-abstract]
+
+    @property
+    def deploy(self) -> Deploy:
+        return self.role(Deploy)  # type: ignore[type-abstract]
+
+    @property
+    def shell(self) -> Shell:
+        return self.role(Shell)  # type: ignore[type-abstract]
+
+    def has(self, kind: type) -> bool:
+        return kind in self.roles
+
+
+def assemble(context: DriverContext, transcript: Transcript) -> Machine:
+    """Make the drivers of a target, each after those that it needs. ConfigError if the file is wrong or they need each other."""
+    target = context.target
+    check(target)
+    roles: dict[type, Any] = {}
+    waiting = {name: load(name) for name in target.config.drivers}
+    while waiting:
+        ready = [n for n, d in waiting.items() if all(k in roles for k in _fields(d)[0].values() if k in ROLES)]
+        if not ready:
+            raise ConfigError([Problem(_where(target), "drivers", f"{', '.join(waiting)} need each other", "drivers without a circle")])
+        for name in ready:
+            driver = waiting.pop(name)
+            injected, model = _fields(driver)
+            given = validate(model, target.config.drivers[name], _where(target), f"drivers.{name}")
+            sources: dict[Any, Any] = {**roles, Transcript: transcript, DriverContext: context}
+            instance = driver(
+                **{field: sources[kind] for field, kind in injected.items()},
+                **{field: getattr(given, field) for field in type(given).model_fields},
+            )
+            roles |= dict.fromkeys(roles_of(driver), instance)
+    return Machine(target, transcript, roles)

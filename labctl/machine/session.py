@@ -1,0 +1,269 @@
+"""Hold a machine through a cell: deploy → power on → boot → shell → off, each state reached only when it is asked for.
+
+The session is a ``with`` block; whatever happens in it, the machine is off at its end and everything it said is on disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from labctl.deadline import Deadline
+from labctl.errors import CommandFailed, ConsoleLost, InfraError, KernelCrash, LabctlError, PowerError, TargetFailure, TargetHung
+from labctl.machine.boot import Boot, explain, wait_for_ready
+from labctl.machine.expect import ConsoleExpect
+from labctl.machine.protocols import CommandResult, DriverContext, Power, Shell
+from labctl.machine.registry import Machine, assemble
+from labctl.machine.transcript import ConsoleEnded, Transcript
+from labctl.model import Build, PowerState, Target, TargetConfig
+from labctl.parsers.crash import find_crash
+
+POWER_DEADLINE = 30.0
+"""Seconds for one power verb, or for a build to be put on the machine."""
+COMMAND_DEADLINE = 60.0
+"""Seconds for one command, unless the caller says otherwise."""
+
+
+def power_cycle(power: Power, deadline: Deadline) -> int:
+    """Off, seen to be off, then on. Returns time zero of the new boot. PowerError if it is not seen to be off."""
+    power.off(deadline)
+    if (state := power.state(deadline)) is not PowerState.OFF:
+        raise PowerError(f"the machine was powered off and still reads {state}")
+    return power.on(deadline)
+
+
+@dataclass
+class Watcher:
+    """What a session tells while it works; each may be left alone."""
+
+    status: Callable[[str], None] = lambda state: None
+    milestone: Callable[[str, float, int], None] = lambda name, seconds, boot: None
+    """name, seconds from power-on, number of the boot in this session (1 ...)"""
+    booted: Callable[[Boot], None] = lambda boot: None
+
+
+@dataclass
+class Session:
+    """One owner's time with a target. Errors are of the taxonomy; a crash on the console wins over every other cause."""
+
+    target: Target
+    build: Build
+    workdir: Path
+    host_cpus: tuple[int, ...] = ()
+    """Host CPUs that the machine is pinned to; empty: any."""
+    watcher: Watcher = field(default_factory=Watcher)
+
+    boots: list[Boot] = field(default_factory=list, init=False)
+    """Every boot of this session that came to ``ready``, oldest first."""
+    failure: TargetFailure | None = field(default=None, init=False)
+    """Why the machine did not boot: it is not tried again in this session."""
+    _since: int = field(default=0, init=False)
+    """Where in the transcript the current boot began."""
+    _searched: int = field(default=0, init=False)
+    """Up to where the transcript was searched for crashes after the boot."""
+    _shell_open: bool = field(default=False, init=False)
+    _up: bool = field(default=False, init=False)
+    _attempted: int = field(default=0, init=False)
+
+    def __enter__(self) -> Self:
+        self._stack = ExitStack()
+        self.transcript = self._stack.enter_context(Transcript(self.workdir))
+        self.machine: Machine = assemble(DriverContext(self.target, self.workdir, self.host_cpus), self.transcript)
+        self._stack.callback(self._discard_disks)
+        self._stack.callback(self.machine.console.detach)
+        self._stack.callback(self._off_at_the_end)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return self.target.name
+
+    @property
+    def config(self) -> TargetConfig:
+        """What the target is: ``cpus``, ``memory`` in bytes, ``tags`` and so on."""
+        return self.target.config
+
+    @property
+    def append(self) -> str:
+        """The kernel's command line: what the machine needs, then what the build needs."""
+        return " ".join(filter(None, (self.target.config.append, self.build.append)))
+
+    @cached_property
+    def reproduce(self) -> str:
+        """A shell command that shows the same boot by hand."""
+        return self.machine.deploy.reproduce(self.build, self.append)
+
+    @property
+    def up(self) -> bool:
+        """Booted and, as far as the power role can tell, still on."""
+        return self._up and self.machine.power.state(Deadline.after(POWER_DEADLINE)) is PowerState.ON
+
+    def booted(self) -> Boot:
+        """The current boot; boots the machine if it is not up. A boot that failed once in this session fails again at once."""
+        if self.failure is not None:
+            raise self.failure
+        if not self.up:
+            self.boot()
+        return self.boots[-1]
+
+    def boot(self) -> Boot:
+        """Put the build on the machine, power cycle it and wait for ``ready``. BootFailed, KernelCrash, TargetHung, or the lab's own."""
+        return self._wait(self.power_on())
+
+    def power_on(self) -> int:
+        """Off, the build put on it, on. Returns time zero in monotonic ns; nothing is waited for after that."""
+        deadline = Deadline.after(POWER_DEADLINE)
+        self._leave()
+        self.watcher.status("deploying")
+        self.machine.power.off(deadline)
+        self.machine.deploy.put(self.build, self.append, deadline)
+        self._since = self.transcript.size
+        self.machine.console.attach(deadline)
+        self.watcher.status("booting")
+        self._attempted += 1
+        self.transcript.note(f"power on, boot {self._attempted}")
+        return power_cycle(self.machine.power, deadline)
+
+    def reset(self) -> Boot:
+        """Warm reset, and wait for ``ready`` again."""
+        self._leave()
+        self._since = self.transcript.size
+        self._attempted += 1
+        self.transcript.note(f"reset, boot {self._attempted}")
+        self.watcher.status("booting")
+        return self._wait(self.machine.power.reset(Deadline.after(POWER_DEADLINE)))
+
+    def _wait(self, t0_ns: int) -> Boot:
+        try:
+            boot = wait_for_ready(
+                self.transcript,
+                t0_ns=t0_ns,
+                since=self._since,
+                expectation=self.target.config.boot,
+                overrides=self.build.milestones,
+                deadline=Deadline.after(self.target.config.boot.deadline),
+                alive=self._how_it_ended,
+                on_milestone=lambda name, seconds: self.watcher.milestone(name, seconds, self._attempted),
+                target=self.target.name,
+            )
+        except TargetFailure as failure:
+            self.failure = failure
+            raise
+        self._up = True
+        self._searched = self.transcript.size
+        self.boots.append(boot)
+        self.watcher.booted(boot)
+        self.watcher.status("testing")
+        return boot
+
+    def _how_it_ended(self) -> str | None:
+        """None while the machine is on. Raises InfraError where it ended by a fault of the lab's."""
+        if self.transcript.ended is None or self.machine.power.state(Deadline.after(POWER_DEADLINE)) is PowerState.ON:
+            return None
+        return self.transcript.ended
+
+    def run(self, command: str, *, deadline: Deadline | float = COMMAND_DEADLINE, check: bool = True) -> CommandResult:
+        """Run a command in the booted machine. CommandFailed if ``check`` and its status is not 0; a crash wins over every other cause."""
+        self.booted()
+        limit = Deadline.after(deadline) if isinstance(deadline, (int, float)) else deadline
+        shell = self.machine.role(Shell)  # type: ignore[type-abstract]
+        try:
+            if not self._shell_open:
+                shell.open(limit)
+                self._shell_open = True
+            result = shell.run(command, limit)
+        except (TargetFailure, ConsoleLost) as error:
+            self._up = False  # whatever comes next starts from a fresh boot
+            raise explain(self.transcript, self._since, self._went_off(command, error)) from None
+        if check and result.status != 0:
+            raise CommandFailed(
+                f"{command!r} exited with {result.status}: {result.output.strip()[-300:]}",
+                status=result.status,
+                output=result.output,
+                target=self.target.name,
+            )
+        return result
+
+    def _went_off(self, command: str, error: LabctlError) -> LabctlError:
+        """A console that ended because its machine went off tells of the machine; the lab has lost nothing."""
+        if not isinstance(error, ConsoleLost):
+            return error
+        try:
+            if self.machine.power.state(Deadline.after(POWER_DEADLINE)) is not PowerState.OFF:
+                return error
+        except InfraError as fault:
+            return fault
+        return CommandFailed(
+            f"the machine went off in the middle of {command[:200]!r}: {self.transcript.ended}", target=self.target.name, tail=error.tail
+        )
+
+    def expect(self) -> ConsoleExpect:
+        """The console as pexpect knows it, from here on."""
+        self.booted()
+        return ConsoleExpect(self.transcript, self.machine.console.write)
+
+    def power_off(self, command: str = "poweroff -f", *, deadline: float = POWER_DEADLINE) -> float:
+        """Have the machine power itself off by ``command``; returns when it is seen to be off, with the seconds that took.
+
+        KernelCrash, or TargetHung if it stays on.
+        """
+        self.booted()
+        limit = Deadline.after(deadline)
+        self._leave()
+        self.machine.console.write(f"{command}\n".encode())
+        while not limit.expired:
+            if self.machine.power.state(limit) is PowerState.OFF:
+                took = limit.seconds - limit.left
+                self.machine.power.off(Deadline.after(POWER_DEADLINE))
+                self.check_crash()
+                return took
+            try:
+                self.transcript.wait_beyond(self.transcript.size, limit.sooner(0.05))
+            except ConsoleEnded:
+                time.sleep(0.01)  # the console has gone before the machine: its power state can only be asked for again
+        raise explain(
+            self.transcript,
+            self._since,
+            TargetHung(f"still on {deadline:g} s after {command!r}", target=self.target.name, tail=self.transcript.tail(10)),
+        )
+
+    def check_crash(self) -> None:
+        """Raise KernelCrash if the kernel has crashed since the boot, or since the last call."""
+        start, self._searched = self._searched, self.transcript.size
+        if start < self._searched and (crash := find_crash(self.transcript.read(start, self._searched))) and crash.fatal:
+            self._up = False
+            raise KernelCrash(
+                f"{crash.title} (while the machine was in use)",
+                title=crash.title,
+                excerpt=crash.excerpt,
+                tail=crash.excerpt,
+                target=self.target.name,
+            )
+
+    def _leave(self) -> None:
+        """The shell and the boot are no longer what they were."""
+        self._up = False
+        if self._shell_open:
+            self._shell_open = False
+            self.machine.shell.close()
+
+    def _off_at_the_end(self) -> None:
+        try:
+            self.watcher.status("powering off")
+        finally:  # also where whoever watches has failed, such as a full disk
+            self.machine.power.off(Deadline.after(POWER_DEADLINE))
+
+    def _discard_disks(self) -> None:
+        for disk in self.workdir.glob("*.qcow2"):
+            with suppress(OSError):
+                disk.unlink()

@@ -1,0 +1,403 @@
+"""The words of the lab as frozen values. No I/O here; every wing may import it.
+
+Units are SI: seconds, bytes, counts. Sizes in files are strings such as ``512M`` or ``10G`` (powers of 1024).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+SCHEMA = 1
+"""Version of every file labctl writes."""
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._+-]{0,63}$"
+"""Builds, targets, suites and matrices: safe as a file name, a URL part and a shell word."""
+
+_SIZE = re.compile(r"^\s*(\d+)\s*([KMGT]?)i?B?\s*$", re.IGNORECASE)
+_SCALE = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def parse_size(value: object) -> int:
+    """``"512M"`` or a plain number → bytes. Raises ValueError with the allowed forms."""
+    if isinstance(value, bool):
+        raise ValueError("a size is a number of bytes or text like 512M, 4G")
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str) and (found := _SIZE.match(value)):
+        return int(found[1]) * _SCALE[found[2].upper()]
+    raise ValueError("a size is a number of bytes or text like 512M, 4G")
+
+
+def format_size(size: int) -> str:
+    """Bytes → the shortest exact form: ``536870912`` → ``512M``."""
+    for suffix in "TGMK":
+        if size and size % _SCALE[suffix] == 0:
+            return f"{size // _SCALE[suffix]}{suffix}"
+    return str(size)
+
+
+Size = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    PlainSerializer(format_size, return_type=str),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\s*\d+\s*[KMGTkmgt]?i?B?\s*$"}]}),
+]
+
+
+def at_least(size: int, why: str) -> Callable[[int], int]:
+    """Refuses a smaller size in the words that a file would use; ``why`` ends the sentence."""
+
+    def check(value: int) -> int:
+        if value < size:
+            raise ValueError(f"at least {format_size(size)}{why}")
+        return value
+
+    return check
+
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Seconds = Annotated[float, Field(gt=0, le=86400 * 7)]
+
+
+class Milestone(StrEnum):
+    """A named first match on the console, in the order in which a boot reaches them."""
+
+    FIRMWARE = "firmware"
+    KERNEL_ENTRY = "kernel_entry"
+    INIT = "init"
+    READY = "ready"
+
+
+class Channel(StrEnum):
+    """How a figure was taken: real time, or counted instructions. Never mixed."""
+
+    WALL = "wall"
+    ICOUNT = "icount"
+
+
+class Direction(StrEnum):
+    """Which way a metric gets better."""
+
+    LOWER = "lower"
+    HIGHER = "higher"
+    EXACT = "exact"
+    NONE = "none"
+
+
+class Outcome(StrEnum):
+    """Of a test, an attempt, a cell or a run.
+
+    ``error`` is the lab's fault, ``invalid`` a measurement that must not be trusted, ``flaky`` a cell that passed only when tried again.
+    """
+
+    PASS = "pass"
+    FLAKY = "flaky"
+    SKIP = "skip"
+    INVALID = "invalid"
+    FAIL = "fail"
+    ERROR = "error"
+
+
+class PowerState(StrEnum):
+    ON = "on"
+    OFF = "off"
+    UNKNOWN = "unknown"
+
+
+# --- files of the lab -------------------------------------------------------------------------------------------------
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BootExpectation(_File):
+    """What a boot on this target is given: it belongs to the target, because emulation is slow and hardware is not."""
+
+    deadline: Seconds = 120.0
+    """From power-on to ``ready``."""
+    silence: Seconds = 45.0
+    """No byte on the console for this long before ``ready`` means that the machine hangs."""
+
+
+class TargetConfig(_File):
+    """``targets/NAME.toml``: a machine that a build can be put on."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    description: str = ""
+    arch: Literal["x86_64", "aarch64", "riscv64"] = "x86_64"
+    cpus: Annotated[int, Field(ge=1, le=4096)]
+    """CPUs of the machine, and what a cell on it takes of the host's."""
+    memory: Annotated[Size, AfterValidator(at_least(16 << 20, ": no machine starts with less"))]
+    """Memory of the machine, and what a cell on it takes of the host's, in bytes."""
+    disk: Annotated[Size, AfterValidator(at_least(1 << 20, "; leave it out for none"))] | None = None
+    tags: tuple[str, ...] = ()
+    instances: Annotated[int, Field(ge=1, le=1024)] = 1
+    """How many owners may hold it at once: 1 for a real machine, more for a config of an emulator."""
+    append: str = ""
+    """Words that this machine needs on the kernel's command line (its console, what emulation needs)."""
+    boot: BootExpectation = BootExpectation()
+    drivers: Annotated[Mapping[str, Mapping[str, Any]], Field(min_length=1)]
+    """Driver name → its options; each driver fills the roles that it has."""
+
+
+class Recipe(_File):
+    """``kernel/NAME.toml`` or ``hypervisor/NAME.toml``: how to get a build. Options of the builder stand in a table of its name."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    description: str = ""
+    builder: Name
+    arch: Literal["x86_64", "aarch64", "riscv64"] = "x86_64"
+    tags: tuple[str, ...] = ()
+    append: str = ""
+    """Words that this build needs on its command line."""
+    initramfs: bool = True
+    """Give it the lab's own small initramfs."""
+    milestones: Mapping[Milestone, str] = {}
+    """Regular expressions that replace the usual ones."""
+    options: Mapping[str, Any] = {}
+    """The table ``[BUILDER]``."""
+
+
+class MatrixRule(_File):
+    """One ``[[include]]`` or ``[[exclude]]``: globs over names. An axis that is absent matches everything."""
+
+    builds: tuple[str, ...] = ("*",)
+    targets: tuple[str, ...] = ("*",)
+    suites: tuple[str, ...] = ("*",)
+    reason: str = ""
+
+
+class MatrixConfig(_File):
+    """``matrix/NAME.toml``: builds × targets × suites, plus includes, minus excludes."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    description: str = ""
+    builds: tuple[str, ...]
+    targets: tuple[str, ...]
+    suites: tuple[str, ...]
+    repeat: Annotated[int, Field(ge=1, le=10000)] = 1
+    include: tuple[MatrixRule, ...] = ()
+    exclude: tuple[MatrixRule, ...] = ()
+
+
+class LabConfig(_File):
+    """``lab.toml``: marks the root of a lab."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    name: str = ""
+    results: str = "results"
+    """Folder of the runs, relative to the lab."""
+    retries: Annotated[int, Field(ge=0, le=2)] = 1
+    """How often a cell that failed by the lab's own fault is tried again."""
+
+
+# --- values at run time -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A target by its name, with its config."""
+
+    name: str
+    config: TargetConfig
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an artefact came from. ``source`` is a package, a file or a tree; ``commit`` empty where there is none."""
+
+    builder: str
+    source: str
+    version: str = ""
+    commit: str = ""
+    toolchain: str = ""
+    built_at: str = ""
+    """UTC, ISO 8601."""
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Build:
+    """An immutable thing under test, in the cache. ``digest`` is ``sha256:HEX`` over what boots (kernel, initrd)."""
+
+    name: str
+    digest: str
+    arch: str
+    kernel: Path
+    initrd: Path | None
+    version: str
+    """What ``uname -r`` must say; empty where it is not known before the boot."""
+    append: str
+    milestones: Mapping[str, str]
+    provenance: Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One point of the matrix. ``id`` is stable over runs: it keys the history."""
+
+    build: str
+    target: str
+    suite: str
+    channel: Channel = Channel.WALL
+    repeat: int = 1
+    """1, 2, ... with ``--repeat``."""
+
+    @property
+    def key(self) -> str:
+        """The point itself, without which repeat it is: ``build/target/suite``."""
+        suffix = "" if self.channel is Channel.WALL else f"@{self.channel}"
+        return f"{self.build}/{self.target}/{self.suite}{suffix}"
+
+    @property
+    def id(self) -> str:
+        return self.key if self.repeat == 1 else f"{self.key}#{self.repeat}"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What is measured. ``unit`` is SI (``s``, ``B``, ``1`` for a count)."""
+
+    name: str
+    unit: str
+    direction: Direction
+    description: str = ""
+    channel: Channel = Channel.WALL
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One observation of a metric. Its cell, attempt and test are those of the record that holds it."""
+
+    metric: str
+    value: float
+    unit: str
+    direction: Direction
+    channel: Channel
+    test: str
+    """Node id of the test that recorded it, without the cell's own brackets."""
+    params: Mapping[str, str] = field(default_factory=dict)
+    """The test's parameters: cheap axes."""
+    index: int = 0
+    """0, 1, ... within one attempt, metric and params."""
+    at: float = 0.0
+    """Seconds since the Unix epoch."""
+    conditions: Mapping[str, float] = field(default_factory=dict)
+    """State of the host when it was taken: load1, steal, cpu_pressure, mhz ..."""
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """One test in one attempt."""
+
+    __test__ = False  # not for pytest to collect
+
+    name: str
+    outcome: Outcome
+    duration_s: float
+    reason: str = ""
+    """One line: why it did not pass."""
+    details: str = ""
+    """The traceback or the longer report."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a cell, as read back from its folder."""
+
+    number: int
+    worker: str
+    outcome: Outcome
+    started_at: float
+    duration_s: float
+    reason: str
+    error: str
+    """Name of the error's class, empty if none."""
+    tests: tuple[TestResult, ...]
+    samples: tuple[Sample, ...]
+    milestones: Mapping[str, float]
+    """Seconds from power-on, of the first boot of the attempt."""
+    kernel_stamps: tuple[tuple[float, str], ...]
+    """The kernel's own phases of that boot: (seconds of silence, when and what the kernel said after it)."""
+    excerpt: str
+    """Console lines around the cause of failure, control characters made visible."""
+    reproduce: str
+    """Shell command that shows the same by hand."""
+    folder: Path
+    complete: bool
+    """False if the run was killed in the middle of it."""
+    waited_s: float = 0.0
+    """Seconds before that in which it waited for its target and its share of the host."""
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """A cell with all attempts at it."""
+
+    cell: Cell
+    outcome: Outcome
+    duration_s: float
+    reason: str
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def tests(self) -> tuple[TestResult, ...]:
+        """Of each test the latest result: a later attempt may run only those that did not finish in an earlier one."""
+        latest: dict[str, TestResult] = {}
+        for attempt in self.attempts:
+            latest.update((test.name, test) for test in attempt.tests)
+        return tuple(latest.values())
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """Those that passing tests recorded, of all attempts; of a test without a result the attempt's own outcome decides."""
+        found: list[Sample] = []
+        for attempt in self.attempts:
+            outcomes = {test.name: test.outcome for test in attempt.tests}
+            found += (s for s in attempt.samples if outcomes.get(s.test, attempt.outcome) is Outcome.PASS)
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A cell that was not run, and why."""
+
+    cell: Cell
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run as read back from its folder, whether it ended or was killed."""
+
+    id: str
+    folder: Path
+    matrix: str
+    started_at: float
+    duration_s: float
+    outcome: Outcome
+    """pass, fail or error; error too if it never ended."""
+    finished: bool
+    interrupted: bool
+    argv: tuple[str, ...]
+    version: str
+    host: Mapping[str, str]
+    """What makes figures comparable: CPU model, cores, memory, kernel, QEMU, accelerator."""
+    builds: Mapping[str, Mapping[str, Any]]
+    """Name → digest, version, provenance."""
+    targets: Mapping[str, Mapping[str, Any]]
+    """Name → config as run."""
+    cells: tuple[CellResult, ...]
+    left_out: tuple[LeftOut, ...]
+    skipped_lines: int = 0
+    """Records in its files that could not be read: torn by a kill, or foreign."""
+    running: bool = False
+    """Its writer is alive: what has not ended yet may still end well."""

@@ -1,0 +1,131 @@
+"""JUnit XML as CI systems read it: a suite is a cell, a case the latest result of a test there.
+
+The dialect is the one of Maven's surefire, which Jenkins and GitLab read: an earlier attempt that failed where the last one passed is
+a ``flakyFailure``. A cell that failed outside any test, as a kernel that does not boot, gets a case of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from labctl.model import Attempt, CellResult, LeftOut, Outcome, RunResult, TestResult
+from labctl.report.output import replacing
+from labctl.report.printable import excerpt, one_line
+
+_BAD = (Outcome.FAIL, Outcome.ERROR, Outcome.INVALID)
+_DETAIL_LINES = 200
+# `visible` leaves these two, which show as boxes; XML has no way to hold them.
+_NO_XML = {0xFFFE: "\ufffd", 0xFFFF: "\ufffd"}
+
+
+def write_junit(run: RunResult, out: Path) -> None:
+    """Seconds in ``time``, UTC in ``timestamp``. StorageError."""
+    with replacing(out) as stream:
+        stream.write('<?xml version="1.0" encoding="UTF-8"?>\n')
+        cases = [_cases(result) for result in run.cells]
+        total = [*(c for suite in cases for c in suite)]
+        stream.write(f"<testsuites{_attributes(name=run.id, **_counts(total, len(run.left_out)), time=run.duration_s)}>\n")
+        for result, suite in zip(run.cells, cases, strict=True):
+            stream.writelines(_suite(result, suite))
+        stream.writelines(_left_out(cell) for cell in run.left_out)
+        stream.write("</testsuites>\n")
+
+
+def _cases(result: CellResult) -> list[TestResult]:
+    cases = list(result.tests)
+    if (result.outcome in _BAD and not any(t.outcome in _BAD for t in cases)) or not cases:
+        cases.append(TestResult("(cell)", result.outcome, 0.0 if cases else result.duration_s, result.reason))
+    return cases
+
+
+def _counts(cases: list[TestResult], left_out: int = 0) -> dict[str, int]:
+    outcomes = [c.outcome for c in cases]
+    return {
+        "tests": len(cases) + left_out,
+        "failures": outcomes.count(Outcome.FAIL),
+        "errors": outcomes.count(Outcome.ERROR) + outcomes.count(Outcome.INVALID),
+        "skipped": outcomes.count(Outcome.SKIP) + left_out,
+    }
+
+
+def _suite(result: CellResult, cases: list[TestResult]) -> Iterator[str]:
+    cell = result.cell
+    began = result.attempts[0].started_at if result.attempts else 0.0
+    stamp = datetime.fromtimestamp(began, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    yield f"  <testsuite{_attributes(name=cell.id, **_counts(cases), time=result.duration_s, timestamp=stamp)}>\n    <properties>\n"
+    about = {"build": cell.build, "target": cell.target, "suite": cell.suite, "channel": cell.channel, "repeat": cell.repeat,
+             "attempts": len(result.attempts), "outcome": result.outcome}  # fmt: skip
+    for name, value in about.items():
+        yield f"      <property{_attributes(name=name, value=value)}/>\n"
+    yield "    </properties>\n"
+    classname = f"{cell.suite}.{cell.build}.{cell.target}"
+    for case in cases:
+        inside = "".join(_inside(case, result))
+        head = f"    <testcase{_attributes(classname=classname, name=case.name, time=case.duration_s)}"
+        yield f"{head}>{inside}\n    </testcase>\n" if inside else f"{head}/>\n"
+    if result.outcome in _BAD and result.attempts and result.attempts[-1].excerpt:
+        yield f"    <system-out>{_body(result.attempts[-1].excerpt)}</system-out>\n"
+    yield "  </testsuite>\n"
+
+
+def _inside(case: TestResult, result: CellResult) -> Iterator[str]:
+    message = case.reason or result.reason
+    match case.outcome:
+        case Outcome.FAIL:
+            yield _element("failure", message, _kind(result, "TargetFailure"), case.details)
+        case Outcome.ERROR:
+            yield _element("error", message, _kind(result, "InfraError"), case.details)
+        case Outcome.INVALID:
+            yield _element("error", message, "MeasurementInvalid", case.details)
+        case Outcome.SKIP:
+            yield f"\n      <skipped{_attributes(message=message)}/>"
+        case _:
+            for attempt in result.attempts[:-1]:
+                failed = _failed(attempt, case.name)
+                if failed is not None:
+                    yield _element("flakyFailure", failed.reason, attempt.error or "TargetFailure", failed.details)
+
+
+def _failed(attempt: Attempt, name: str) -> TestResult | None:
+    """That test in an earlier attempt, if it failed; the attempt itself, if it failed before that test was run."""
+    same = next((t for t in attempt.tests if t.name == name), None)
+    if same is not None:
+        return same if same.outcome in _BAD else None
+    return TestResult(name, attempt.outcome, 0.0, attempt.reason, attempt.excerpt) if attempt.outcome in _BAD else None
+
+
+def _kind(result: CellResult, usual: str) -> str:
+    return result.attempts[-1].error or usual if result.attempts else usual
+
+
+def _left_out(left: LeftOut) -> str:
+    cell = left.cell
+    return (
+        f"  <testsuite{_attributes(name=cell.id, tests=1, failures=0, errors=0, skipped=1)}>\n"
+        f"    <testcase{_attributes(classname=f'{cell.suite}.{cell.build}.{cell.target}', name='(left out)', time=0.0)}>\n"
+        f"      <skipped{_attributes(message=left.reason)}/>\n    </testcase>\n  </testsuite>\n"
+    )
+
+
+def _element(tag: str, message: str, kind: str, body: str) -> str:
+    return f"\n      <{tag}{_attributes(message=message, type=kind)}>{_body(body)}</{tag}>"
+
+
+def _body(text: str) -> str:
+    return _escaped(excerpt(text, _DETAIL_LINES, 2000)) if text else ""
+
+
+def _attributes(**values: object) -> str:
+    return "".join(f' {name}="{_quoted(value)}"' for name, value in values.items())
+
+
+def _quoted(value: object) -> str:
+    text = f"{value:.3f}" if isinstance(value, float) else one_line(str(value), 1000)
+    return _escaped(text).replace('"', "&quot;")
+
+
+def _escaped(text: str) -> str:
+    return escape(text) if text.isascii() else escape(text).translate(_NO_XML)

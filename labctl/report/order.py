@@ -1,0 +1,89 @@
+"""What of a run comes first, and how it is said in a sentence. The same for the page and the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from labctl.model import Attempt, CellResult, Outcome, RunResult
+
+BAD = (Outcome.FAIL, Outcome.ERROR, Outcome.INVALID)
+"""Outcomes that somebody must look at, the most telling first: a failure is the build's, an error the lab's."""
+
+_WORDS = {
+    Outcome.FAIL: "failed",
+    Outcome.ERROR: "ended by an error of the lab",
+    Outcome.INVALID: "invalid",
+    Outcome.FLAKY: "flaky",
+    Outcome.SKIP: "skipped",
+    Outcome.PASS: "passed",
+}
+
+
+INTERRUPTED = "interrupted"
+RUNNING = "running"
+WAITING = "not begun"
+
+
+def unended(run: RunResult, result: CellResult) -> str:
+    """What a cell is that has no outcome because its run is still going on, was interrupted or was killed; empty if it has one."""
+    begun = bool(result.attempts)
+    if (run.finished and not run.interrupted) or result.outcome is not Outcome.ERROR or (begun and result.attempts[-1].complete):
+        return ""
+    if not begun:
+        return WAITING
+    return RUNNING if run.running else INTERRUPTED
+
+
+def counts(run: RunResult) -> dict[Outcome, int]:
+    """Cells by outcome, worst first; outcomes that no cell has are absent."""
+    found = Counter(result.outcome for result in run.cells)
+    return {outcome: found[outcome] for outcome in _WORDS if found[outcome]}
+
+
+def failures(run: RunResult) -> tuple[CellResult, ...]:
+    """Cells that somebody must look at, by `BAD`, else in the run's order."""
+    return tuple(result for outcome in BAD for result in run.cells if result.outcome is outcome)
+
+
+def failing_attempt(result: CellResult) -> Attempt | None:
+    """The last attempt that did not pass: the one whose console tells why."""
+    return next((a for a in reversed(result.attempts) if a.outcome in BAD), None)
+
+
+def sentence(run: RunResult) -> str:
+    """``3 of 8 cells failed, 5 passed in 1 min 20 s.`` and what else must be known before reading on."""
+    of = counts(run)
+    open_cells = Counter(word for result in run.cells if (word := unended(run, result)))
+    of[Outcome.ERROR] = of.get(Outcome.ERROR, 0) - open_cells.total()
+    if run.running:
+        told = f"Running, {len(run.cells) - open_cells.total():,} of {len(run.cells):,} cells have ended"
+        bad = [f"{of[outcome]:,} {_WORDS[outcome]}" for outcome in BAD if of.get(outcome)]
+        return f"{told}{', ' if bad else ''}{', '.join(bad)}; {duration(run.duration_s)} so far."
+    if of.get(Outcome.PASS) == len(run.cells):
+        told = f"All {len(run.cells):,} cells passed" if len(run.cells) > 1 else "The only cell passed"
+    elif run.cells:
+        parts = [f"{of[outcome]:,} {word}" for outcome, word in _WORDS.items() if of.get(outcome)]
+        parts += [f"{open_cells[word]:,} {word}" for word in (INTERRUPTED, WAITING) if open_cells[word]]
+        told = f"{len(run.cells):,} {'cell' if len(run.cells) == 1 else 'cells'}: {', '.join(parts)}"
+    else:
+        told = "No cell was run"
+    if run.left_out:
+        told += f"; {len(run.left_out):,} left out"
+    told += f"; took {duration(run.duration_s)}."
+    if run.interrupted:
+        told += " The run was interrupted."
+    elif not run.finished:
+        told += " The run did not end: it was killed."
+    return told
+
+
+def duration(seconds: float) -> str:
+    """``0.84 s``, ``12.3 s``, ``4 min 05 s``, ``2 h 03 min``."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

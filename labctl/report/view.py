@@ -1,0 +1,417 @@
+"""A run arranged for the page: what is shown, in which order, and how much of it. Reads, never computes: figures come from `labctl.judge`.
+
+A page of 10,000 cells must open as one of eight does, so every list has a limit, and what is beyond is counted and said.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+from labctl.judge.summary import (
+    BootSummary,
+    GroupSummary,
+    KernelPhase,
+    Summary,
+    TestSummary,
+    concurrency,
+    kernel_phases,
+    overall,
+    summarise,
+    summarise_boots,
+    summarise_tests,
+)
+from labctl.model import Attempt, CellResult, Channel, Milestone, Outcome, RunResult, TestResult, format_size
+from labctl.report.figures import POINTS, Chart, milestones_chart, samples_chart
+from labctl.report.order import BAD, counts, duration, failing_attempt, failures, sentence
+from labctl.report.printable import excerpt, one_line
+from labctl.report.quantity import natural, quantity
+
+MOST_TOLD = 40
+"""Failures with their console; more are lines in a list."""
+MOST_LISTED = 200
+MOST_ROWS = 30
+MOST_COLUMNS = 20
+MOST_TABLES = 12
+MOST_CHARTS = 16
+MOST_SERIES = 240
+"""Rows of all tables of samples together."""
+MOST_PHASES = 6
+SLOWEST = 10
+EXCERPT_LINES = 60
+RAW = ("console.log", "events.jsonl")
+
+T = TypeVar("T")
+Shown = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Some(Generic[T]):
+    """The beginning of a list, and how many more there are."""
+
+    items: Sequence[T]
+    more: int = 0
+
+    @classmethod
+    def of(cls, items: Iterable[T], most: int) -> Some[T]:
+        everything = list(items)
+        return cls(everything[:most], max(0, len(everything) - most))
+
+
+def page(run: RunResult, out: Path, raw_base: str) -> dict[str, Any]:
+    """Everything that the template shows, as plain text and numbers; nothing in it is HTML."""
+    summary = summarise(run)
+    boots = sorted(summarise_boots(run), key=lambda b: b.channel is not Channel.WALL)
+    bad = failures(run)
+    anchors = {id(result): f"cell-{i}" for i, result in enumerate(bad[:MOST_TOLD], 1)}
+    flaky = [result for result in run.cells if result.outcome is Outcome.FLAKY]
+    anchors |= {id(result): f"flaky-{i}" for i, result in enumerate(flaky[:MOST_LISTED], 1)}
+    series = list(_series(summary))
+    links = _Links(run.folder, raw_base)
+    return {
+        "run": run,
+        "sentence": sentence(run),
+        "counts": counts(run),
+        "need_a_look": len(bad),
+        "when": _when(run.started_at),
+        "took": duration(run.duration_s),
+        "command": shlex.join(run.argv),
+        "failures": [_story(result, anchors[id(result)], links) for result in bad[:MOST_TOLD]],
+        "further": Some.of(bad[MOST_TOLD:], MOST_LISTED),
+        "flaky": [_story(result, anchors[id(result)], links) for result in flaky[:MOST_LISTED]],
+        "flaky_more": max(0, len(flaky) - MOST_LISTED),
+        "matrices": Some.of(_matrices(run, anchors), MOST_TABLES),
+        "charts": Some.of(_charts(series), MOST_CHARTS),
+        "tables": _tables(series),
+        "untrusted": summary.untrusted,
+        "sharing": _sharing(run, summary),
+        "boots": [_boots(channel, list(of)) for channel, of in groupby(boots, key=lambda b: b.channel)],
+        "milestones": list(Milestone),
+        "phases": Some.of(_phases(kernel_phases(run)), MOST_LISTED),
+        "slowest": _slowest(run),
+        "tests": Some.of(map(_test, sorted(summarise_tests(run), key=_troubled)), MOST_LISTED),
+        "skips": Some.of(_skips(run), MOST_LISTED),
+        "left_out": Some.of(run.left_out, MOST_LISTED),
+        "host": [(key, _host_value(key, value)) for key, value in run.host.items()],
+        "builds": Some.of(((name, _build(table)) for name, table in sorted(run.builds.items())), MOST_LISTED),
+        "targets": Some.of(((name, _target(run.targets[name])) for name in sorted(run.targets, key=natural)), MOST_LISTED),
+        "raw": [*links.of_run(), *((name, name) for name in ("samples.csv", "junit.xml") if (out.parent / name).is_file())],
+    }  # fmt: skip
+
+
+# --- one cell ---------------------------------------------------------------------------------------------------------
+
+
+def _story(result: CellResult, anchor: str, links: _Links) -> Shown:
+    """A cell that somebody must look at: by the attempt that failed last."""
+    attempt = failing_attempt(result)
+    tests: list[TestResult] = [t for t in (attempt.tests if attempt else ()) if t.outcome in BAD]
+    cause = attempt.reason if attempt and attempt.reason else result.reason
+    return {
+        "anchor": anchor,
+        "cell": result.cell,
+        "outcome": result.outcome,
+        "cause": one_line(cause) or "no reason given",
+        "error": attempt.error if attempt else "",
+        "attempt": attempt.number if attempt else 0,
+        "attempts": len(result.attempts),
+        "took": duration(result.duration_s),
+        "milestone": _last_milestone(attempt),
+        "tests": [(t, excerpt(t.details, 40, 300) if t.details else "") for t in tests[:10]],
+        "tests_more": max(0, len(tests) - 10),
+        "excerpt": excerpt(attempt.excerpt, EXCERPT_LINES, cause=cause) if attempt and attempt.excerpt.strip() else "",
+        "reproduce": attempt.reproduce.strip() if attempt else "",
+        "links": links.of_attempt(attempt) if attempt else [],
+    }  # fmt: skip
+
+
+def _last_milestone(attempt: Attempt | None) -> str:
+    reached = [m for m in Milestone if attempt and m in attempt.milestones]
+    return f"{reached[-1]} at {quantity(attempt.milestones[reached[-1]], 's')}" if attempt and reached else ""
+
+
+@dataclass(frozen=True)
+class _Links:
+    """From the page to the raw data, relative, and only to what is there."""
+
+    folder: Path
+    base: str
+
+    def of_attempt(self, attempt: Attempt) -> list[tuple[str, str]]:
+        try:
+            place = attempt.folder.relative_to(self.folder)
+        except ValueError:  # not of this run
+            return []
+        return [(name, self._href(place / name)) for name in RAW if (attempt.folder / name).is_file()]
+
+    def of_run(self) -> list[tuple[str, str]]:
+        names = ("samples.parquet", "events.jsonl", "run.json", "end.json")
+        return [(name, self._href(Path(name))) for name in names if (self.folder / name).is_file()]
+
+    def _href(self, place: Path) -> str:
+        return f"{self.base.rstrip('/')}/{quote(place.as_posix(), errors='replace')}"
+
+
+# --- all cells --------------------------------------------------------------------------------------------------------
+
+
+def _matrices(run: RunResult, anchors: Mapping[int, str]) -> Iterator[Shown]:
+    """For each suite and channel a table of builds × targets; those with failures first, also inside where not all can be shown."""
+    of_suite: dict[tuple[str, Channel], dict[tuple[str, str], list[CellResult]]] = {}
+    for result in run.cells:
+        cell = result.cell
+        of_suite.setdefault((cell.suite, cell.channel), {}).setdefault((cell.build, cell.target), []).append(result)
+    for (suite, channel), points in sorted(of_suite.items(), key=lambda item: (-_bad(item[1].values()), natural(item[0][0]), item[0][1])):
+        trouble_of: Counter[tuple[str, str]] = Counter()
+        for (build, target), results in points.items():
+            found = _bad([results])
+            trouble_of["build", build] += found
+            trouble_of["target", target] += found
+        rows = _axis("build", {build for build, _ in points}, trouble_of, MOST_ROWS)
+        columns = _axis("target", {target for _, target in points}, trouble_of, MOST_COLUMNS)
+        outcomes = Counter(result.outcome for results in points.values() for result in results)
+        yield {
+            "suite": suite,
+            "channel": channel,
+            "counts": {outcome: outcomes[outcome] for outcome in _WORST_FIRST if outcomes[outcome]},
+            "columns": columns,
+            "rows": [(build, [_point(points.get((build, target)), anchors) for target in columns.items]) for build in rows.items],
+            "rows_more": rows.more,
+        }
+
+
+_WORST_FIRST = (*BAD, Outcome.FLAKY, Outcome.SKIP, Outcome.PASS)
+
+
+def _bad(points: Iterable[Sequence[CellResult]]) -> int:
+    return sum(result.outcome in BAD for results in points for result in results)
+
+
+def _axis(kind: str, names: set[str], trouble: Counter[tuple[str, str]], most: int) -> Some[str]:
+    if len(names) <= most:
+        return Some(sorted(names, key=natural))
+    return Some.of(sorted(names, key=lambda name: (-trouble[kind, name], natural(name))), most)
+
+
+def _point(results: Sequence[CellResult] | None, anchors: Mapping[int, str]) -> Shown | None:
+    if not results:
+        return None
+    worst = min(results, key=lambda r: _WORST_FIRST.index(r.outcome))
+    same = sum(r.outcome is worst.outcome for r in results)
+    return {
+        "outcome": worst.outcome,
+        "anchor": anchors.get(id(worst), ""),
+        "count": f"{same} of {len(results)}" if len(results) > 1 else "",
+        "took": duration(max(r.duration_s for r in results)),
+        "reason": one_line(worst.reason, 120),
+    }
+
+
+def _slowest(run: RunResult) -> list[Shown]:
+    ordered = sorted(run.cells, key=lambda r: -r.duration_s)[:SLOWEST]
+    longest = max((r.duration_s for r in ordered), default=0.0)
+    return [{"result": r, "took": duration(r.duration_s), "part": round(100 * r.duration_s / longest) if longest else 0} for r in ordered]
+
+
+def _troubled(test: TestSummary) -> tuple[object, ...]:
+    return (-sum(test.outcomes.get(outcome, 0) for outcome in BAD), natural(test.suite), test.name)
+
+
+def _test(test: TestSummary) -> Shown:
+    return {
+        "suite": test.suite,
+        "name": test.name,
+        "outcomes": {outcome: test.outcomes[outcome] for outcome in _WORST_FIRST if test.outcomes.get(outcome)},
+        "median": duration(test.duration_s.median),
+        "longest": duration(test.duration_s.maximum),
+    }
+
+
+def _skips(run: RunResult) -> list[tuple[str, str, int]]:
+    """Test, reason and in how many cells, the most frequent first."""
+    found = Counter((t.name, t.reason) for r in run.cells for t in r.tests if t.outcome is Outcome.SKIP)
+    return [(name, reason, count) for (name, reason), count in found.most_common()]
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def _series(summary: Summary) -> Iterator[tuple[str, list[GroupSummary]]]:
+    """What may stand in one chart: one metric with one set of parameters, of one suite, in one channel and unit. Boot times come first."""
+    several: dict[tuple[object, ...], set[str]] = {}
+    found: dict[tuple[Any, ...], list[GroupSummary]] = {}
+    for summed in summary.groups:
+        g = summed.group
+        several.setdefault((g.metric, g.params), set()).add(g.suite)
+        found.setdefault((g.metric, g.params, g.suite, g.channel, g.unit, g.direction), []).append(summed)
+    for key in sorted(found, key=lambda k: (_interest(k[0]), k[3] is not Channel.WALL, natural(k[0]), _by_milestone(k[1]), k[2:])):
+        metric, params, suite, channel, *_ = key
+        words = [metric, *(f"{name}={value}" for name, value in params)]
+        if len(several[metric, params]) > 1:
+            words.append(f"in {suite}")
+        if channel is not Channel.WALL:
+            words.append(f"({channel})")
+        yield one_line(" ".join(words), 120), sorted(found[key], key=lambda s: (natural(s.group.target), natural(s.group.build)))
+
+
+def _interest(metric: str) -> int:
+    return 0 if metric.startswith("boot") and "ready" in metric else 1 if metric.startswith("boot") else 2
+
+
+def _by_milestone(params: Sequence[tuple[str, str]]) -> tuple[object, ...]:
+    """Milestones in the order in which a boot reaches them, other parameters by their text."""
+    order = list(Milestone)
+    return tuple((name, order.index(Milestone(value)) if value in order else len(order), value) for name, value in params)
+
+
+def _charts(series: Sequence[tuple[str, list[GroupSummary]]]) -> list[Chart]:
+    """Beyond the most that a page shows they are counted, not drawn."""
+    points = POINTS // max(1, min(len(series), MOST_CHARTS))
+    drawn = [samples_chart(label, groups, points) for label, groups in series[:MOST_CHARTS]]
+    return drawn + [Chart(label, {}, 0) for label, _ in series[MOST_CHARTS:]]
+
+
+def _tables(series: Sequence[tuple[str, list[GroupSummary]]]) -> Some[Shown]:
+    most = max(8, MOST_SERIES // max(1, min(len(series), MOST_CHARTS)))
+    return Some.of(({"label": label, "rows": Some.of(map(_row, groups), most)} for label, groups in series[:MOST_LISTED]), MOST_CHARTS)
+
+
+def _row(summed: GroupSummary) -> Shown:
+    g, s = summed.group, summed.spread
+    load = summed.conditions.get("load1")
+    return {
+        "target": g.target,
+        "build": g.build,
+        "count": s.count,
+        "median": quantity(s.median, g.unit),
+        "quartiles": f"{quantity(s.lower_quartile, g.unit)} – {quantity(s.upper_quartile, g.unit)}",
+        "range": f"{quantity(s.minimum, g.unit)} – {quantity(s.maximum, g.unit)}",
+        "mad": quantity(s.mad, g.unit),
+        "load": "not known" if load is None else _between(*load),
+    }
+
+
+def _sharing(run: RunResult, summary: Summary) -> str:
+    """How far the figures of real time may be trusted, said beside them."""
+    wall = [g for g in summary.groups if g.group.channel is Channel.WALL]
+    if not wall:
+        return ""
+    most = concurrency(run)
+    cores = run.host.get("cores", "")
+    told = f"Up to {most} cells ran at the same time" if most > 1 else "Cells ran one at a time"
+    told += f" on {cores} cores" if cores.isdigit() else ""
+    ranges = overall(wall)
+    if "load1" in ranges:
+        told += f"; host load was {_between(*ranges['load1'])}"
+    if ranges.get("steal", (0, 0))[1] > 0:
+        told += f", up to {ranges['steal'][1]:.1%} of the CPU's time was taken by other virtual machines"
+    if "cpu_pressure" in ranges:
+        told += f", CPU pressure {_between(*ranges['cpu_pressure'])} %"
+    told += ". "
+    if most > 1:
+        told += "Samples taken in parallel slow each other down: compare series of this run with each other, not with another run's."
+    return told
+
+
+def _between(low: float, high: float) -> str:
+    first, last = f"{low:.2f}".rstrip("0").rstrip("."), f"{high:.2f}".rstrip("0").rstrip(".")
+    return first if first == last else f"{first} to {last}"
+
+
+def _boots(channel: Channel, boots: list[BootSummary]) -> Shown:
+    shown = Some.of(sorted(boots, key=lambda b: (natural(b.target), natural(b.build))), MOST_LISTED)
+    return {
+        "channel": channel,
+        "chart": milestones_chart(boots),
+        "rows": Some(
+            [
+                {
+                    "target": b.target,
+                    "build": b.build,
+                    "boots": b.boots,
+                    "ready": b.milestones[Milestone.READY].count if Milestone.READY in b.milestones else 0,
+                    "at": [quantity(b.milestones[m].median, "s") if m in b.milestones else "not reached" for m in Milestone],
+                }
+                for b in shown.items
+            ],
+            shown.more,
+        ),
+    }
+
+
+def _phases(phases: Iterable[KernelPhase]) -> Iterator[Shown]:
+    """The longest silences of each build on each target."""
+    groups = ((key, list(of)) for key, of in groupby(phases, key=lambda p: (p.channel, p.target, p.build)))
+    for (channel, target, build), of in sorted(
+        groups, key=lambda item: (item[0][0] is not Channel.WALL, natural(item[0][1]), natural(item[0][2]))
+    ):
+        longest = of[0].silence.median
+        yield {
+            "target": target,
+            "build": build,
+            "channel": channel,
+            "rows": [
+                {
+                    "silence": quantity(p.silence.median, "s"),
+                    "part": round(100 * max(0.0, p.silence.median) / longest) if longest > 0 else 0,
+                    "message": one_line(p.message, 160),
+                    "boots": p.silence.count,
+                }
+                for p in of[:MOST_PHASES]
+            ],
+        }
+
+
+# --- where it comes from ----------------------------------------------------------------------------------------------
+
+
+def _when(at: float) -> str:
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (ValueError, OverflowError, OSError):
+        return "at an unknown time"
+
+
+def _host_value(key: str, value: str) -> str:
+    return quantity(int(value), "B") if key == "memory" and value.isascii() and value.isdigit() and len(value) < 18 else value
+
+
+def _build(table: Mapping[str, Any]) -> Shown:
+    origin = table.get("provenance")
+    told = origin if isinstance(origin, Mapping) else {}
+    return {
+        **{key: _word(table.get(key)) for key in ("version", "digest")},
+        "source": _word(told.get("source")),
+        "built_at": _word(told.get("built_at")),
+        "all": Some.of(_flat(table), 60),
+    }
+
+
+def _target(table: Mapping[str, Any]) -> Shown:
+    drivers = table.get("drivers")
+    return {
+        **{key: _word(table.get(key)) for key in ("arch", "cpus")},
+        **{key: format_size(table[key]) if isinstance(table.get(key), int) else _word(table.get(key)) for key in ("memory", "disk")},
+        "drivers": one_line(", ".join(map(str, drivers)), 120) if isinstance(drivers, Mapping) else "",
+        "all": Some.of(_flat(table), 60),
+    }
+
+
+def _word(value: object) -> str:
+    return "" if value is None else one_line(str(value), 200)
+
+
+def _flat(value: object, key: str = "", depth: int = 6) -> Iterator[tuple[str, str]]:
+    """Nested tables as dotted keys; what is empty says nothing and is left out."""
+    if isinstance(value, Mapping) and depth:
+        for name, inner in value.items():
+            yield from _flat(inner, f"{key}.{name}" if key else str(name), depth - 1)
+    elif value not in (None, "", [], {}, ()):
+        yield one_line(key, 120), one_line(", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value), 400)

@@ -1,0 +1,20 @@
+"""All reports of a run, into one folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from labctl.model import RunResult
+from labctl.report.html import write_html
+from labctl.report.junit import write_junit
+from labctl.report.samples_csv import write_csv
+
+
+def write_reports(run: RunResult, folder: Path | None = None) -> Path:
+    """``report.html``, ``junit.xml`` and ``samples.csv`` in ``folder``, the run's own if not given. The page's path. StorageError."""
+    place = run.folder if folder is None else folder
+    write_junit(run, place / "junit.xml")
+    write_csv(run, place / "samples.csv")
+    # The page comes last: it links to what is there.
+    return write_html(run, place / "report.html", raw_base=Path(os.path.relpath(run.folder, place)).as_posix())

@@ -1,0 +1,160 @@
+"""One attempt at a cell, in the process that runs its tests: lease → share of the host → session, taken when first needed, given back
+together at the end."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from labctl.deadline import Deadline
+from labctl.errors import BootFailed, InfraError, KernelCrash, LabctlError, TargetFailure, TargetHung
+from labctl.machine import budget, lease, registry
+from labctl.machine.boot import Boot
+from labctl.machine.session import Session, Watcher
+from labctl.model import Cell, Outcome, TestResult
+from labctl.run.work import Work
+from labctl.store.outcome import attempt_outcome
+from labctl.store.writer import AttemptWriter, RunWriter
+
+WAIT_DEADLINE = 3600.0
+"""Seconds that a cell waits for its target and its share of the host: other runs may be at work."""
+
+
+FAILED = (Outcome.FAIL, Outcome.ERROR, Outcome.INVALID)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A test that did not pass, why, and the last lines of the console then."""
+
+    result: TestResult
+    error: BaseException | None
+    tail: str
+
+    def rank(self) -> int:
+        """Smaller says more about what went wrong."""
+        kinds = ((KernelCrash,), (TargetHung, BootFailed), (TargetFailure,), (LabctlError,))
+        return next((rank for rank, kind in enumerate(kinds) if isinstance(self.error, kind)), len(kinds))
+
+    @property
+    def excerpt(self) -> str:
+        """The lines around the cause."""
+        of_error = self.error.excerpt if isinstance(self.error, KernelCrash) else getattr(self.error, "tail", "")
+        return of_error or self.tail
+
+
+@dataclass
+class CellAttempt:
+    """Use as a ``with`` block. What fails while it closes is the attempt's outcome too."""
+
+    work: Work
+    writer: RunWriter
+    cell: Cell
+    worker: str
+    exclusive: bool
+    """A benchmark: the whole host, and pinned."""
+
+    results: list[TestResult] = field(default_factory=list, init=False)
+    failures: list[_Failure] = field(default_factory=list, init=False)
+    broken: InfraError | None = field(default=None, init=False)
+    """The lab's own fault that ended the attempt: its other tests are not tried on it."""
+    record: AttemptWriter = field(init=False)
+    held: bool = field(default=False, init=False)
+    waited: float = field(default=0.0, init=False)
+    """Seconds spent waiting for the target and for room on the host."""
+
+    def __post_init__(self) -> None:
+        self._stack = ExitStack()
+        self._machine_stack: ExitStack | None = None
+        self.record = self._stack.enter_context(self.writer.attempt(self.cell, worker=self.worker))
+
+    @cached_property
+    def session(self) -> Session:
+        """The target, held and off. TargetBusy, or InfraError when the host has no room in time."""
+        target, build = self.work.targets[self.cell.target], self.work.builds[self.cell.build]
+        deadline = Deadline.after(WAIT_DEADLINE)
+        stack = self._machine_stack = self._stack.enter_context(ExitStack())
+        self.record.status("leasing")
+        began = time.monotonic()
+        # Always the lease before the share: two runs that each held one and waited for the other would wait for ever.
+        stack.enter_context(
+            lease.hold(target, self.work.lab_root, why=f"run {self.writer.id}: {self.cell.id}", deadline=deadline, on_wait=self._waits)
+        )
+        share = stack.enter_context(
+            budget.take(
+                registry.host_cpus(target),
+                target.config.memory,
+                exclusive=self.exclusive,
+                why=self.cell.id,
+                deadline=deadline,
+                on_wait=self._waits,
+            )
+        )
+        self.waited = time.monotonic() - began
+        overlay = self.work.lab_root / "suites" / self.cell.suite / "overlay"
+        if overlay.is_dir():
+            from labctl.build.initramfs import with_overlay
+
+            build = with_overlay(build, overlay)
+        session = Session(
+            target,
+            build,
+            self.record.folder,
+            host_cpus=share.cpus if self.exclusive else (),
+            watcher=Watcher(status=self.record.status, milestone=self.record.milestone, booted=self._booted),
+        )
+        stack.enter_context(session)
+        self.held = True
+        return session
+
+    def _waits(self, why: str) -> None:
+        self.record.status("waiting", why=why)
+
+    def _booted(self, boot: Boot) -> None:
+        if self.held and len(self.session.boots) > 1:
+            return  # the phases are those of the first boot
+        self.record.phases(boot.kernel_stamps)
+
+    def add(self, result: TestResult, error: BaseException | None) -> None:
+        """One test has ended."""
+        self.results.append(result)
+        self.record.test(result)
+        if isinstance(error, InfraError):
+            self.broken = self.broken or error
+        if result.outcome in FAILED:
+            # What the console said then; at the attempt's end it may have said much more.
+            tail = self.session.transcript.tail(10) if self.held else ""
+            self.failures.append(_Failure(result, error, tail))
+
+    def close(self) -> None:
+        """Power off, give everything back, write the attempt's end."""
+        reproduce = ""
+        if self.failures and self.held:
+            with suppress(LabctlError):  # how to see it by hand is a help, never a reason to fail
+                reproduce = self.session.reproduce
+        try:
+            if self._machine_stack is not None:
+                self._machine_stack.close()
+        except InfraError as error:
+            self.add(TestResult("power off", Outcome.ERROR, 0.0, error.title), error)
+        outcome = attempt_outcome(result.outcome for result in self.results)
+        # The most specific cause speaks for the attempt: a panic, though an assertion failed before it.
+        worst = min((f for f in self.failures if f.result.outcome is outcome), key=_Failure.rank, default=None)
+        others = len(self.failures) - 1
+        self.record.finish(
+            outcome,
+            reason=worst.result.reason + (f" (and {others} more)" if others else "") if worst else self._skipped(outcome),
+            error=type(worst.error).__name__ if worst and isinstance(worst.error, LabctlError) else "",
+            excerpt=worst.excerpt if worst else "",
+            reproduce=reproduce,
+        )
+        self._stack.close()
+
+    def _skipped(self, outcome: Outcome) -> str:
+        return self.results[0].reason if outcome is Outcome.SKIP else ""
+
+    def abandon(self) -> None:
+        """Interrupted: power off and give everything back; the attempt reads as never ended."""
+        self._stack.close()

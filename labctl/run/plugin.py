@@ -1,0 +1,554 @@
+"""labctl as a pytest plugin: cells as parameters, states of a machine as fixtures, outcomes by whose fault it is.
+
+``pytest suites/boot --build debian-cloud --target qemu-1c-512m`` is a one-cell run and needs nothing else; with ``-n N`` the same cells
+run on xdist workers. Fixtures: `cell`, `build`, `target` (held, off) → `booted` → `shell`; `console`; `record`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from labctl.config import Lab
+from labctl.deadline import Deadline
+from labctl.errors import ConfigError, InfraError, LabctlError, MeasurementInvalid, StorageError, TargetFailure
+from labctl.machine import budget, registry
+from labctl.machine.boot import Boot
+from labctl.machine.expect import ConsoleExpect
+from labctl.machine.protocols import CommandResult
+from labctl.machine.session import COMMAND_DEADLINE, Session
+from labctl.model import Build, Cell, Metric, Outcome, RunResult, Sample, TestResult, parse_size
+from labctl.run.attempt import CellAttempt
+from labctl.run.scheduler import IDLE, CellScheduling
+from labctl.run.work import Work
+from labctl.store import host
+from labctl.store.outcome import run_outcome
+from labctl.store.reader import read_run
+from labctl.store.writer import RunWriter
+
+if TYPE_CHECKING:
+    from labctl.run.prepare import Prepared
+    from labctl.run.workers import EarlyWorkers
+
+CELLS = pytest.StashKey["CellRunner"]()
+CONTROLLER = pytest.StashKey["Controller"]()
+ERROR = pytest.StashKey[BaseException | None]()
+UNSTORED = "labctl-unstored"
+"""Property of a report: why nothing more of the run can be written."""
+
+
+class Hooks:
+    """Hooks of ours that other plugins may answer."""
+
+    @pytest.hookspec(firstresult=True)
+    def pytest_labctl_finished(self, run: RunResult) -> Path | None:
+        """A run has ended and is read back from its folder; who writes reports returns the path of the one to open."""
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(Hooks)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("labctl", "labctl: builds on machines")
+    group.addoption("--matrix", metavar="NAME", help="run the cells of matrix/NAME.toml")
+    group.addoption("--build", action="append", default=[], metavar="NAME", help="a build by name or glob, or a kernel file; repeatable")
+    group.addoption("--target", action="append", default=[], metavar="NAME", help="a target by name or glob; repeatable")
+    group.addoption("--repeat", type=int, metavar="K", help="run each cell K times")
+    group.addoption("--results", type=Path, metavar="DIR", help="folder of the runs (default: the lab's)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in (
+        "requires(cpus=N, memory='1G', arch=..., tags=[...], build='glob'): skip where the target or the build is not like that",
+        "benchmark: measures wall time; the cell gets the whole host and is pinned",
+    ):
+        config.addinivalue_line("markers", line)
+    given = getattr(config, "workerinput", {}).get("labctl")
+    if given is not None:
+        _die_with_parent()
+        config.stash[CELLS] = CellRunner(Work.from_json(given), worker=config.workerinput["workerid"])  # type: ignore[attr-defined]
+        return
+    options = config.option
+    if CONTROLLER not in config.stash and (options.matrix or options.build or options.target) and not options.help:
+        try:
+            config.stash[CONTROLLER] = Controller(_prepare(config))
+        except LabctlError as error:
+            raise pytest.UsageError(str(error)) from None
+    if CONTROLLER in config.stash:
+        controller = config.stash[CONTROLLER]
+        config.pluginmanager.register(controller, "labctl-controller")
+        if config.pluginmanager.has_plugin("dsession") or getattr(options, "numprocesses", None):
+            config.pluginmanager.register(WorkerHooks(controller), "labctl-worker-hooks")
+        else:
+            config.stash[CELLS] = CellRunner(Work.from_json(controller.prepared.for_workers()), worker="main")
+
+
+def _die_with_parent() -> None:
+    """A worker whose run is killed is killed too, and its machines with it (prctl(2), PR_SET_PDEATHSIG)."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _prepare(config: pytest.Config) -> Prepared:
+    """The run that pytest's own command line asks for: suites by the folders it names."""
+    from labctl.run.prepare import Request, plan, prepare
+
+    lab = Lab.find(config.rootpath)
+    options = config.option
+    folders = [(config.invocation_params.dir / arg.split("::")[0]).resolve() for arg in config.args]
+    suites = {
+        name
+        for name, folder in lab.suites.items()
+        if any(f == folder.resolve() or f in folder.resolve().parents or folder.resolve() in f.parents for f in folders)
+    }
+    if not suites:
+        raise ConfigError(f"no suite of this lab in {' '.join(config.args)}")
+    request = Request(options.matrix, tuple(options.build), tuple(options.target), tuple(sorted(suites)), options.repeat, options.results)
+    return prepare(plan(lab, request), sys.argv, lambda line: print(line, file=sys.stderr))
+
+
+class Controller:
+    """In the process that the user started: makes the run's folder, closes it at the end."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self.result: RunResult | None = None
+        self.report: Path | None = None
+        self.collection_errors: list[str] = []
+        self.interrupted = False
+        self.unstored: StorageError | None = None
+        """Why the run could not be written to its end."""
+
+    @pytest.hookimpl
+    def pytest_keyboard_interrupt(self) -> None:
+        self.interrupted = True
+
+    @pytest.hookimpl
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.collection_errors.append(_why_not_collected(report))
+
+    @pytest.hookimpl
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for name, why in report.user_properties:
+            if name == UNSTORED:
+                self.unstored = self.unstored or StorageError(str(why))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
+        # After everybody else: xdist's workers have ended, and with them the machines.
+        yield
+        if cells := session.config.stash.get(CELLS, None):
+            cells.leave(interrupted=self.interrupted)
+        writer = self.prepared.writer
+        try:
+            outcome = run_outcome(cell.outcome for cell in read_run(writer.folder).cells)
+            self.result = writer.finish(outcome, interrupted=self.interrupted)
+            self.report = session.config.hook.pytest_labctl_finished(run=self.result)
+        except StorageError as error:
+            self.unstored = self.unstored or error
+
+    @pytest.hookimpl
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self.result is not None:
+            terminalreporter.write_line(f"labctl: run {self.result.id}: {self.result.outcome}; report: {self.report or self.result.folder}")
+
+
+def execute(
+    prepared: Prepared, workers: int, suites: Sequence[Path], early: EarlyWorkers, meanwhile: Callable[[], None] = lambda: None
+) -> Controller:
+    """Run the cells under pytest with ``workers`` xdist workers, silently; returns when the run's folder is complete.
+
+    ``meanwhile`` is called once, when the workers have been started and are not there yet.
+    """
+    controller = Controller(prepared)
+    root = prepared.planned.lab.root
+    arguments = [
+        *map(str, suites),
+        f"--rootdir={root}",
+        *("-p", "labctl.run.plugin", "-p", "labctl.report.plugin", "-p", "no:terminal", "-p", "no:cacheprovider"),
+        *("-p", "no:hypothesispytest"),  # a tenth of a second in each process, and machines are not shrunk
+        *("-n", str(workers), "--max-worker-restart", str(2 * len(prepared.cells) + workers)),
+    ]
+    if not any((root / name).is_file() for name in ("pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")):
+        arguments += ["-c", os.devnull]  # a lab without settings of its own is not to find those of a folder above
+    pytest.main(arguments, plugins=[_Given(controller, early, meanwhile)])
+    return controller
+
+
+class _Given:
+    """Hands a controller that exists already to the plugin."""
+
+    def __init__(self, controller: Controller, early: EarlyWorkers, meanwhile: Callable[[], None]) -> None:
+        self.controller = controller
+        self.early = early
+        self.meanwhile = meanwhile
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionstart(self) -> None:
+        self.meanwhile()
+
+    def pytest_xdist_setupnodes(self, config: pytest.Config) -> None:
+        config.pluginmanager.getplugin("dsession").nodemanager.group = self.early
+
+    def pytest_load_initial_conftests(self, early_config: pytest.Config) -> None:
+        early_config.stash[CONTROLLER] = self.controller
+
+
+class WorkerHooks:
+    """xdist's hooks, on the controller's side."""
+
+    def __init__(self, controller: Controller) -> None:
+        self.prepared = controller.prepared
+        self.scheduling: CellScheduling | None = None
+
+    @pytest.hookimpl
+    def pytest_configure_node(self, node: Any) -> None:
+        node.workerinput["labctl"] = self.prepared.for_workers()
+
+    @pytest.hookimpl
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> CellScheduling:
+        cpus = {name: registry.host_cpus(target) for name, target in self.prepared.planned.targets.items()}
+        self.scheduling = CellScheduling(
+            order=[cell.id for cell in self.prepared.cells],
+            cpus={cell.id: cpus[cell.target] for cell in self.prepared.cells},
+            capacity=len(budget.capacity().cpus),
+        )
+        return self.scheduling
+
+
+class Idle(pytest.Item):
+    """Does nothing: it lets xdist start the last test of a cell (see scheduler.py)."""
+
+    def runtest(self) -> None:
+        """Never called."""
+
+
+class CellRunner:
+    """In the process that runs the tests: the current cell's attempt, from its first test to its last."""
+
+    def __init__(self, work: Work, worker: str) -> None:
+        self.work = work
+        self.worker = worker
+        self.writer = RunWriter.open(work.folder)
+        self.by_suite: dict[str, list[Cell]] = {}
+        for cell in work.cells:
+            self.by_suite.setdefault(cell.suite, []).append(cell)
+        self.order = {cell.id: index for index, cell in enumerate(work.cells)}
+        self.current: CellAttempt | None = None
+
+    def suite_of(self, path: Path) -> str | None:
+        """The suite that a test file belongs to: the first folder below ``suites/``."""
+        try:
+            return path.resolve().relative_to(self.work.lab_root / "suites").parts[0]
+        except (ValueError, IndexError):
+            return None
+
+    def run(self, item: pytest.Item, nextitem: pytest.Item | None, cell: Cell) -> list[pytest.TestReport]:
+        """Run one test in its cell; an error of the lab's own is tried again on a fresh attempt."""
+        benchmark = any(i.get_closest_marker("benchmark") for i in item.session.items if cell_of(i) == cell)
+        try:
+            while True:
+                attempt = self._enter(cell, benchmark)
+                item.stash[ERROR] = None
+                held_before = attempt.held
+                reports = runtestprotocol(item, log=False, nextitem=nextitem)
+                error = item.stash[ERROR]
+                result = _result(item, reports, error)
+                if not held_before and attempt.held:  # waiting for others is no part of a test
+                    result = replace(result, duration_s=max(0.0, result.duration_s - attempt.waited))
+                attempt.add(result, error)
+                if not isinstance(error, InfraError) or attempt.record.number > self.work.retries:
+                    break
+                self.leave()
+                item._initrequest()  # type: ignore[attr-defined]  # as pytest-rerunfailures does: fixtures anew
+            if nextitem is None or cell_of(nextitem) != cell:
+                self.leave()
+        except StorageError as error:
+            # Nothing that comes now could be kept: the run ends, and its controller says why.
+            with suppress(StorageError):
+                self.leave(interrupted=True)
+            item.session.shouldstop = error.title
+            return [_unstored(item, error)]
+        except BaseException:
+            self.leave(interrupted=True)
+            raise
+        return reports
+
+    def _enter(self, cell: Cell, benchmark: bool) -> CellAttempt:
+        if self.current is not None and self.current.cell != cell:
+            self.leave()
+        if self.current is None:
+            self.current = CellAttempt(self.work, self.writer, cell, self.worker, benchmark)
+        return self.current
+
+    def leave(self, *, interrupted: bool = False) -> None:
+        """Close the current attempt, if there is one."""
+        attempt, self.current = self.current, None
+        if attempt is None:
+            return
+        if interrupted:
+            attempt.abandon()
+        else:
+            attempt.close()
+
+    @property
+    def attempt(self) -> CellAttempt:
+        if self.current is None:
+            raise pytest.UsageError("this fixture works only in a test of a suite")
+        return self.current
+
+
+def cell_of(item: pytest.Item) -> Cell | None:
+    callspec = getattr(item, "callspec", None)
+    found = callspec.params.get("cell") if callspec is not None else None
+    return found if isinstance(found, Cell) else None
+
+
+def _name(item: pytest.Item) -> str:
+    """The test's name without its cell: ``test_boot.py::test_ready`` or ``test_boot.py::test_x[a-1]``."""
+    cell = cell_of(item)
+    inner = item.name.partition("[")[2].rstrip("]")
+    rest = inner.removeprefix(cell.id).removeprefix("-") if cell else inner
+    plain = getattr(item, "originalname", item.name)
+    return f"{item.path.name}::{plain}" + (f"[{rest}]" if rest else "")
+
+
+def _result(item: pytest.Item, reports: Sequence[pytest.TestReport], error: BaseException | None) -> TestResult:
+    """Setup, call and teardown of a test → one result, named by whose fault it is."""
+    duration = sum(report.duration for report in reports)
+    bad = next((report for report in reports if report.failed), None)
+    if bad is not None:
+        outcome = _outcome_of(error, bad.when)
+        reason = error.title if isinstance(error, LabctlError) else _first_line(error)
+        return TestResult(_name(item), outcome, duration, reason, "" if isinstance(error, LabctlError) else bad.longreprtext[-20000:])
+    skipped = next((report for report in reports if report.skipped), None)
+    if skipped is not None:
+        where = skipped.longrepr
+        reason = where[2] if isinstance(where, tuple) else str(where)
+        return TestResult(_name(item), Outcome.SKIP, duration, reason.removeprefix("Skipped: "))
+    return TestResult(_name(item), Outcome.PASS, duration)
+
+
+def _outcome_of(error: BaseException | None, when: str | None) -> Outcome:
+    if isinstance(error, TargetFailure):
+        return Outcome.FAIL
+    if isinstance(error, MeasurementInvalid):
+        return Outcome.INVALID
+    if isinstance(error, LabctlError):
+        return Outcome.ERROR
+    return Outcome.FAIL if when == "call" else Outcome.ERROR
+
+
+def _unstored(item: pytest.Item, error: StorageError) -> pytest.TestReport:
+    properties = [(UNSTORED, str(error))]
+    return pytest.TestReport(item.nodeid, item.location, {}, "failed", str(error), "setup", user_properties=properties)
+
+
+def _why_not_collected(report: pytest.CollectReport) -> str:
+    """A file's own mistake without the machinery that found it: pytest marks the lines that tell it with an E."""
+    text = str(report.longrepr)
+    told = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
+    return f"{report.nodeid}: " + "\n  ".join(told) if told else text
+
+
+def _first_line(error: BaseException | None) -> str:
+    if isinstance(error, pytest.FixtureLookupError):
+        return f"fixture {error.argname!r} not found"
+    text = str(error).strip().splitlines()
+    name = type(error).__name__ if error is not None else "failed"
+    return f"{name}: {text[0]}" if text else name
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    runner = metafunc.config.stash.get(CELLS, None)
+    suite = runner.suite_of(metafunc.definition.path) if runner else None
+    if runner is None or suite is None:
+        return
+    cells = runner.by_suite.get(suite, [])
+    if "cell" not in metafunc.fixturenames:
+        metafunc.fixturenames.append("cell")  # every test of a suite has a cell, whether it asks for it or not
+    metafunc.parametrize("cell", cells, ids=[cell.id for cell in cells], indirect=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    runner = config.stash.get(CELLS, None)
+    if runner is None:
+        return
+    items[:] = [item for item in items if cell_of(item) is not None]
+    items.sort(key=lambda item: runner.order[cell_of(item).id])  # type: ignore[union-attr]  # stable: file order within a cell
+    if hasattr(config, "workerinput"):
+        items.append(Idle.from_parent(session, name=IDLE))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    if isinstance(item, Idle):
+        return True
+    runner, cell = item.config.stash.get(CELLS, None), cell_of(item)
+    if runner is None or cell is None:
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in runner.run(item, nextitem, cell):
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and call.excinfo is not None and item.stash.get(ERROR, None) is None:
+        error = call.excinfo.value
+        item.stash[ERROR] = error
+        if isinstance(error, LabctlError):
+            # The lab's errors say all there is to say; the traceback of its insides would bury it.
+            report.longrepr = f"{type(error).__name__}: {error}" + (f"\n\n{error.tail}" if error.tail else "")
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    yield
+    runner = item.config.stash.get(CELLS, None)
+    if runner is not None and runner.current is not None and runner.current.held:
+        runner.current.session.check_crash()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    runner, cell = item.config.stash.get(CELLS, None), cell_of(item)
+    if runner is None or cell is None:
+        return
+    for marker in item.iter_markers("requires"):
+        if why := unmet(marker.kwargs, runner.work.targets[cell.target].config, runner.work.builds[cell.build]):
+            pytest.skip(why)
+    attempt = runner.current
+    if attempt is not None and attempt.broken is not None:
+        pytest.skip(f"the lab failed before: {attempt.broken.title}")
+    if attempt is not None and attempt.held and (failure := attempt.session.failure) is not None:
+        pytest.skip(f"the machine does not boot: {failure.title}")
+
+
+def unmet(wanted: Mapping[str, Any], config: Any, build: Build) -> str:
+    """Why a test's requirements are not those of the cell; empty if they are. ConfigError for a requirement that does not exist."""
+    for key, value in wanted.items():
+        match key:
+            case "cpus" if config.cpus < value:
+                return f"needs {value} CPUs, the target has {config.cpus}"
+            case "memory" if config.memory < parse_size(value):
+                return f"needs {value} of memory"
+            case "disk" if (config.disk or 0) < parse_size(value):
+                return f"needs a disk of {value}"
+            case "arch" if config.arch != value:
+                return f"needs {value}, the target is {config.arch}"
+            case "tags" if missing := sorted(set(value) - set(config.tags)):
+                return f"needs a target with the tags {', '.join(missing)}"
+            case "build" if not fnmatchcase(build.name, value):
+                return f"needs a build like {value!r}"
+            case "cpus" | "memory" | "disk" | "arch" | "tags" | "build":
+                pass
+            case _:
+                raise ConfigError(f"@pytest.mark.requires({key}=…): unknown; known: cpus, memory, disk, arch, tags, build")
+    return ""
+
+
+# --- fixtures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cell(request: pytest.FixtureRequest) -> Cell:
+    """The point of the matrix that this test runs at."""
+    found = getattr(request, "param", None)
+    if not isinstance(found, Cell):
+        pytest.fail("this test needs a machine: give --build NAME and --target NAME, or --matrix NAME", pytrace=False)
+    return found
+
+
+@pytest.fixture
+def build(request: pytest.FixtureRequest, cell: Cell) -> Build:
+    """The build under test."""
+    return request.config.stash[CELLS].work.builds[cell.build]
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest, cell: Cell) -> Session:
+    """The machine, held by this cell; off until something asks for more."""
+    return request.config.stash[CELLS].attempt.session
+
+
+@pytest.fixture
+def booted(target: Session) -> Boot:
+    """The machine, booted to ``ready``: its milestones in seconds from power-on."""
+    return target.booted()
+
+
+class Commands:
+    """Run commands in the booted machine. ``shell("uname -r")`` gives the output, stripped; ``shell.run`` the whole result."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __call__(self, command: str, *, deadline: float = COMMAND_DEADLINE) -> str:
+        return self.run(command, deadline=deadline).output.strip()
+
+    def run(self, command: str, *, deadline: Deadline | float = COMMAND_DEADLINE, check: bool = True) -> CommandResult:
+        """CommandFailed if ``check`` and the status is not 0."""
+        return self._session.run(command, deadline=deadline, check=check)
+
+
+@pytest.fixture
+def shell(target: Session, booted: Boot) -> Commands:
+    """Commands in the booted machine."""
+    return Commands(target)
+
+
+@pytest.fixture
+def console(target: Session, booted: Boot) -> ConsoleExpect:
+    """The booted machine's console with pexpect's API; nothing that it said since the boot began is lost."""
+    return target.expect()
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest, cell: Cell) -> Callable[..., None]:
+    """``record(METRIC, value, **params)``: one observation. The cell's axes and the test's parameters are attached by themselves."""
+    attempt = request.config.stash[CELLS].attempt
+    name = _name(request.node)
+    own = {k: str(v) for k, v in getattr(request.node, "callspec", None).params.items() if k != "cell"}  # type: ignore[union-attr]
+    counts: dict[tuple[str, str], int] = {}
+
+    def take(metric: Metric, value: float, **params: object) -> None:
+        all_params = own | {key: str(v) for key, v in params.items()}
+        key = (metric.name, repr(sorted(all_params.items())))
+        index = counts[key] = counts.get(key, -1) + 1
+        attempt.record.sample(
+            Sample(
+                metric.name,
+                float(value),
+                metric.unit,
+                metric.direction,
+                metric.channel,
+                name,
+                all_params,
+                index,
+                time.time(),
+                host.conditions(),
+            )
+        )
+
+    return take

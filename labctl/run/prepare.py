@@ -1,0 +1,174 @@
+"""From what the user asked for to a run that can start: cells, builds in the cache, targets checked, the run's folder made.
+
+Everything that can be wrong in the lab's files is found here, before any power is applied.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from labctl import __version__, process
+from labctl.build.obtain import check, obtain, recipes
+from labctl.config import Lab
+from labctl.errors import ConfigError, Problem
+from labctl.machine import budget, registry
+from labctl.model import Build, Cell, LeftOut, MatrixConfig, Target
+from labctl.run.matrix import expand
+from labctl.store import host
+from labctl.store.history import expected, expected_durations
+from labctl.store.writer import RunWriter
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line. ``matrix`` None: just the builds × targets × suites named."""
+
+    matrix: str | None = None
+    builds: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    suites: tuple[str, ...] = ()
+    repeat: int | None = None
+    results: Path | None = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The cells, longest first, and what each is expected to take by history (seconds, None where there is none)."""
+
+    lab: Lab
+    request: Request
+    cells: tuple[Cell, ...]
+    left_out: tuple[LeftOut, ...]
+    targets: Mapping[str, Target]
+    costs: Mapping[str, float | None]
+
+    @property
+    def results(self) -> Path:
+        return self.request.results or self.lab.results
+
+
+def plan(lab: Lab, request: Request) -> Planned:
+    """Expand the matrix and check every file it touches. ConfigError; nothing is built or powered."""
+    matrix = (
+        lab.matrix(request.matrix)
+        if request.matrix
+        else MatrixConfig(schema=1, builds=request.builds or ("*",), targets=request.targets or ("*",), suites=request.suites or ("*",))
+    )
+    files = [name for name in request.builds if is_file(lab, name)]
+    arch_of_build = {name: recipe.arch for name, recipe in recipes(lab).items()}
+    targets = _read_all(lab)
+    expanded = expand(
+        matrix,
+        where=f"matrix/{request.matrix}.toml" if request.matrix else "command line",
+        builds=tuple(lab.recipe_files),
+        targets=tuple(lab.target_files),
+        suites=tuple(lab.suites),
+        arch_of_build=arch_of_build,
+        arch_of_target={name: target.config.arch for name, target in targets.items()},
+        extra_builds=tuple(files),
+        only_builds=request.builds,
+        only_targets=request.targets,
+        only_suites=request.suites,
+        repeat=request.repeat,
+    )
+    used = {cell.target for cell in expanded.cells}
+    problems: list[Problem] = []
+    for name in sorted(used):
+        try:
+            registry.check(targets[name])
+        except ConfigError as error:
+            problems += error.problems
+    for name in sorted({cell.build for cell in expanded.cells}):
+        try:
+            check(lab, name)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    too_large = {n: why for n in used if (why := budget.fits(targets[n].config.cpus, targets[n].config.memory))}
+    cells = [cell for cell in expanded.cells if cell.target not in too_large]
+    left_out = [*expanded.left_out, *(LeftOut(c, too_large[c.target]) for c in expanded.cells if c.target in too_large)]
+    if not cells:
+        raise ConfigError([Problem(f"targets/{n}.toml", "memory", why, "a target that this host can hold") for n, why in too_large.items()])
+    history = expected_durations(request.results or lab.results)
+    costs = {cell.id: expected(history, cell) for cell in cells}
+    cells.sort(key=lambda cell: -(costs[cell.id] if costs[cell.id] is not None else 1e9))  # type: ignore[operator]
+    return Planned(lab, request, tuple(cells), tuple(left_out), {n: targets[n] for n in used}, costs)
+
+
+def _read_all(lab: Lab) -> dict[str, Target]:
+    """Every target of the lab; the mistakes of all of their files at once."""
+    targets: dict[str, Target] = {}
+    problems: list[Problem] = []
+    for name in lab.target_files:
+        try:
+            targets[name] = lab.target(name)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return targets
+
+
+def is_file(lab: Lab, name: str) -> bool:
+    """Whether a ``--build`` means a file just built, not a recipe."""
+    return name not in lab.recipe_files and ("/" in name or Path(name).is_file())
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can start. `for_workers` gives what a worker needs to know of it, as JSON."""
+
+    planned: Planned
+    cells: tuple[Cell, ...]
+    builds: Mapping[str, Build]
+    writer: RunWriter
+    retries: int
+
+    def for_workers(self) -> str:
+        return json.dumps(
+            {
+                "lab": str(self.planned.lab.root),
+                "folder": str(self.writer.folder),
+                "retries": self.retries,
+                "cells": [asdict(cell) for cell in self.cells],
+                "costs": dict(self.planned.costs),
+                "builds": {name: asdict(build) for name, build in self.builds.items()},
+                "targets": {n: t.config.model_dump(mode="json", by_alias=True) for n, t in self.planned.targets.items()},
+            },
+            default=str,
+        )
+
+
+def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], None]) -> Prepared:
+    """Obtain the builds, several at a time, and make the run's folder. BuildFailed, HostToolMissing, StorageError."""
+    for target in planned.targets.values():
+        for program in registry.host_programs(target):
+            process.find(program)
+    wanted = list(dict.fromkeys(cell.build for cell in planned.cells))
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        made = dict(zip(wanted, pool.map(lambda name: obtain(planned.lab, name, progress=progress), wanted), strict=True))
+    by_name: dict[str, str] = {}
+    for asked, build in made.items():
+        if (other := by_name.setdefault(build.name, asked)) != asked:
+            raise ConfigError(f"--build {asked} and --build {other} are both named {build.name!r}: give one of the files another name")
+    named = {asked: build.name for asked, build in made.items()}
+    cells = tuple(replace(cell, build=named[cell.build]) for cell in planned.cells)
+    costs = {new.id: planned.costs[old.id] for new, old in zip(cells, planned.cells, strict=True)}
+    builds = {build.name: build for build in made.values()}
+    writer = RunWriter.create(
+        planned.results,
+        matrix=planned.request.matrix or "",
+        argv=argv,
+        version=__version__,
+        host=host.identity(),
+        builds={name: json.loads(json.dumps(asdict(build), default=str)) for name, build in builds.items()},
+        targets={n: t.config.model_dump(mode="json", by_alias=True) for n, t in planned.targets.items()},
+        cells=cells,
+        left_out=planned.left_out,
+    )
+    return Prepared(replace(planned, cells=cells, costs=costs), cells, builds, writer, planned.lab.config.retries)

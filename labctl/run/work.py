@@ -1,0 +1,49 @@
+"""A run as its workers know it: one JSON text from the controller. Apart from prepare.py, so that a worker starts without what plans."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labctl.model import Build, Cell, Channel, Provenance, Target, TargetConfig
+
+
+@dataclass(frozen=True)
+class Work:
+    """What `labctl.run.prepare.Prepared.for_workers` wrote."""
+
+    lab_root: Path
+    folder: Path
+    retries: int
+    cells: tuple[Cell, ...]
+    costs: Mapping[str, float | None]
+    builds: Mapping[str, Build]
+    targets: Mapping[str, Target]
+
+    @classmethod
+    def from_json(cls, text: str) -> Work:
+        data = json.loads(text)
+        return cls(
+            Path(data["lab"]),
+            Path(data["folder"]),
+            data["retries"],
+            tuple(Cell(**{**cell, "channel": Channel(cell["channel"])}) for cell in data["cells"]),
+            data["costs"],
+            {name: _build(fields) for name, fields in data["builds"].items()},
+            {name: Target(name, TargetConfig.model_validate(config)) for name, config in data["targets"].items()},
+        )
+
+
+def _build(fields: dict[str, Any]) -> Build:
+    initrd = fields.pop("initrd")
+    return Build(
+        **{
+            **fields,
+            "kernel": Path(fields["kernel"]),
+            "initrd": Path(initrd) if initrd else None,
+            "provenance": Provenance(**fields["provenance"]),
+        }
+    )

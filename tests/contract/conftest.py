@@ -1,0 +1,124 @@
+"""How to make one of each driver: the contract suites run on every driver that fills their role, found through the registry.
+
+A new driver is picked up by itself; until it has a line in `RIGS` its contract tests fail and say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labctl.deadline import Deadline
+from labctl.machine import registry
+from labctl.machine.protocols import ROLES, Console, Deploy, DriverContext, Power, Shell
+from labctl.machine.registry import Machine, assemble
+from labctl.machine.session import Session
+from labctl.machine.transcript import Transcript
+from labctl.model import Build, Target, TargetConfig
+from tests.leftovers import machine_name, our_machines
+
+
+@dataclass(frozen=True)
+class Rig:
+    """A target that holds the driver, and what only this technology can tell."""
+
+    name: str
+    drivers: Mapping[str, Mapping[str, Any]]
+    first_words: bytes
+    """What the console says soon after each power-on and reset, once a boot."""
+    left: Callable[[str], list[int]] = lambda target: []
+    """Host processes that a target of that name still has; none for a machine that is no process."""
+
+    def target(self) -> Target:
+        config = {
+            "schema": 1,
+            "cpus": 1,
+            "memory": "256M",
+            "append": "console=ttyS0,115200",
+            "boot": {"deadline": 60, "silence": 30},
+            "drivers": self.drivers,
+        }
+        return Target(machine_name(self.name), TargetConfig.model_validate(config))
+
+
+_Q35 = Rig("q35", {"qemu": {"disk_bus": "none"}, "console_shell": {}}, b"SeaBIOS (version", our_machines)
+_MICROVM = Rig("microvm", {"qemu": {"machine": "microvm", "disk_bus": "none"}, "console_shell": {}}, b"Linux version", our_machines)
+
+RIGS: Mapping[str, Sequence[Rig]] = {
+    "qemu": (_Q35, _MICROVM),
+    "console_shell": (_Q35,),
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A suite says ``ROLE = Power``: its tests run on each rig of each driver that fills that role."""
+    if "rig" not in metafunc.fixturenames:
+        return
+    role = metafunc.module.ROLE
+    assert role in ROLES
+    drivers = [name for name in registry.names() if role in registry.roles_of(registry.load(name))]
+    rigs = [(f"{driver}-{rig.name}", rig) for driver in drivers for rig in RIGS.get(driver, ())]
+    rigs += [(driver, None) for driver in drivers if driver not in RIGS]
+    metafunc.parametrize("rig", [rig for _, rig in rigs], ids=[name for name, _ in rigs], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def rig(request: pytest.FixtureRequest) -> Rig:
+    found: Rig | None = request.param
+    assert found is not None, f"give the driver {request.node.name} a rig in tests/contract/conftest.py"
+    return found
+
+
+@dataclass
+class Bench:
+    """A machine on the bench, off, with the build on it."""
+
+    rig: Rig
+    target: Target
+    build: Build
+    machine: Machine
+    transcript: Transcript
+    deadline: Callable[[], Deadline] = lambda: Deadline.after(30)
+
+    @property
+    def power(self) -> Power:
+        return self.machine.power
+
+    @property
+    def console(self) -> Console:
+        return self.machine.console
+
+    @property
+    def deploy(self) -> Deploy:
+        return self.machine.deploy
+
+
+@pytest.fixture
+def bench(rig: Rig, debian: Build, tmp_path: Path) -> Iterator[Bench]:
+    target = rig.target()
+    with Transcript(tmp_path) as transcript:
+        machine = assemble(DriverContext(target, tmp_path), transcript)
+        bench = Bench(rig, target, debian, machine, transcript)
+        machine.deploy.put(debian, f"{target.config.append} {debian.append}", bench.deadline())
+        try:
+            yield bench
+        finally:
+            machine.power.off(bench.deadline())
+            machine.console.detach()
+
+
+@pytest.fixture(scope="module")
+def session(rig: Rig, debian: Build, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """A booted machine, shared by the tests of a module."""
+    with Session(rig.target(), replace(debian, append=f"{debian.append} quiet"), tmp_path_factory.mktemp("machine")) as held:
+        yield held
+
+
+@pytest.fixture
+def shell(session: Session) -> Shell:
+    session.booted()
+    return session.machine.shell

@@ -1,0 +1,193 @@
+"""The whole path: files of a lab → cells → machines under xdist → a stored run → JSON, table and reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from labctl.cli.verb import printable
+from tests.temporary_lab import LABCTL, Ran, TemporaryLab
+
+pytestmark = pytest.mark.qemu
+
+SUITE = """
+import pytest
+from labctl.model import Direction, Metric
+
+BOOT = Metric("boot.ready", "s", Direction.LOWER)
+
+
+def test_boots(booted, record):
+    record(BOOT, booted.milestones["ready"])
+
+
+@pytest.mark.parametrize("words", ["a", "b-c"])
+def test_says(shell, record, words):
+    assert shell(f"echo {words}") == words
+    record(Metric("say.length", "1", Direction.NONE), len(words), extra="x")
+"""
+COST_FREE = "def test_nothing(cell, build, target):\n    assert target.config.cpus == 1\n    assert build.name == cell.build\n"
+
+
+@pytest.fixture(scope="module")
+def made(new_lab: Callable[[], TemporaryLab]) -> tuple[TemporaryLab, Ran]:
+    lab = new_lab()
+    lab.build("other", append="quiet panic=-1")
+    lab.suite("boot", SUITE)
+    lab.suite("free", COST_FREE)
+    lab.write(
+        "matrix/default.toml",
+        'schema = 1\nbuilds = ["*"]\ntargets = ["*"]\nsuites = ["*"]\n[[exclude]]\nbuilds = ["other"]\nsuites = ["free"]\nreason = "known"\n',
+    )
+    return lab, lab.run("-n", "2")
+
+
+def test_the_object_on_stdout(made: tuple[TemporaryLab, Ran]) -> None:
+    lab, ran = made
+    assert ran.status == 0, ran.err
+    data = ran.data
+    assert set(data) >= {"schema", "run", "outcome", "results", "report", "cells"}
+    assert data["schema"] == 1
+    assert data["outcome"] == "pass"
+    assert Path(data["results"]) == lab.runs[-1]
+    assert Path(data["report"]).is_file()
+    assert sorted(ran.cells) == ["debian/boot", "debian/free", "other/boot"]
+    cell = ran.cells["debian/boot"]
+    assert set(cell) >= {"id", "build", "target", "suite", "channel", "outcome", "attempts", "duration_s", "reason", "samples"}
+    assert cell["id"] == f"debian/{lab.target}/boot"
+    assert cell["channel"] == "wall"
+    assert cell["attempts"] == 1
+    assert 0.5 < cell["duration_s"] < 60
+    lengths = [s["value"] for s in cell["samples"] if s["metric"] == "say.length"]
+    assert lengths == [1, 3]
+    (boot,) = (s for s in cell["samples"] if s["metric"] == "boot.ready")
+    assert boot["unit"] == "s"
+    assert 0.5 < boot["value"] < cell["duration_s"]
+
+
+def test_what_is_on_disk(made: tuple[TemporaryLab, Ran]) -> None:
+    lab, _ = made
+    run = lab.runs[-1]
+    assert (lab.root / "results/latest").resolve() == run
+    for name in ("run.json", "events.jsonl", "end.json", "samples.parquet", "report.html", "junit.xml", "samples.csv"):
+        assert (run / name).stat().st_size > 0, name
+    attempt = next(run.glob("cells/debian~*~boot/attempt-1"))
+    log = (attempt / "console.log").read_bytes()
+    assert b"Linux version" in log
+    assert b"labctl-guest: ready" in log
+    assert not list(run.rglob("*.qcow2"))
+    assert not list(run.rglob("*.tmp"))
+    junit = ElementTree.parse(run / "junit.xml")
+    assert len(junit.findall(".//testcase")) == 7 + 1
+    assert len(junit.findall(".//skipped")) == 1  # what was left out
+
+
+def test_samples_know_their_axes_and_parameters(made: tuple[TemporaryLab, Ran]) -> None:
+    lab, _ = made
+    attempts = lab.labctl("runs", "show", "--json").data["run"]["cells"]
+    samples = [s for cell in attempts for a in cell["attempts"] for s in a["samples"] if s["metric"] == "say.length"]
+    assert [s["params"] for s in samples] == [{"words": "a", "extra": "x"}, {"words": "b-c", "extra": "x"}] * 2
+    assert {s["test"].partition("[")[0] for s in samples} == {"test_boot.py::test_says"}
+
+
+def test_a_dry_run_shows_cells_costs_and_what_is_left_out(made: tuple[TemporaryLab, Ran]) -> None:
+    lab, ran = made
+    before = lab.runs
+    plan = lab.run("--dry-run").data
+    assert lab.runs == before
+    assert sorted(cell["id"] for cell in plan["cells"]) == sorted(cell["id"] for cell in ran.data["cells"])
+    costs = [cell["expected_s"] for cell in plan["cells"]]
+    assert costs == sorted(costs, reverse=True)  # longest first, by what they took the last time
+    (left,) = plan["left_out"]
+    assert left["id"] == f"other/{lab.target}/free"
+    assert "known" in left["reason"]
+
+
+def test_the_table_for_people(made: tuple[TemporaryLab, Ran]) -> None:
+    lab, _ = made
+    ran = lab.labctl("run", "matrix", "--build", "debian", "--suite", "fr*", "--repeat", "2", "--results", "elsewhere")
+    assert ran.status == 0, ran.err
+    (run,) = (p.parent for p in lab.root.glob("elsewhere/2*/run.json"))
+    assert len(list(run.glob("cells/*"))) == 2
+    assert "report.html" in ran.out
+    assert re.search(r"pass.*debian.*free", ran.out)
+    assert "[2/2]" in ran.err
+    assert printable(ran.out) == ran.out
+
+
+def test_a_kernel_just_built(made: tuple[TemporaryLab, Ran]) -> None:
+    lab, _ = made
+    (lab.root / "bzImage").write_bytes(lab.debian.kernel.read_bytes())
+    ran = lab.run("--build", "./bzImage", "--suite", "boot")
+    assert ran.status == 0, ran.err
+    (cell,) = ran.data["cells"]
+    assert cell["build"] == "bzimage"
+    assert cell["outcome"] == "pass"
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")])
+def test_pytest_by_itself_is_the_same_run(made: tuple[TemporaryLab, Ran], workers: tuple[str, ...]) -> None:
+    """In a lab whose conftest.py names the plugin, as `labctl init` writes it."""
+    lab, _ = made
+    lab.write("conftest.py", 'pytest_plugins = ("labctl.run.plugin", "labctl.report.plugin")\n')
+    asked = ("suites/boot", "--build", "debian", "--target", lab.target) if not workers else ("suites", "--matrix", "default")
+    ran = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-c",
+            os.devnull,
+            "--rootdir=.",
+            *asked,
+            *workers,
+            "--results",
+            "by-pytest",
+            "-p",
+            "no:cacheprovider",
+        ],
+        cwd=lab.root,
+        env=lab.environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    run = max(p.parent for p in lab.root.glob("by-pytest/2*/end.json"))
+    assert json.loads((run / "end.json").read_text())["outcome"] == "pass"
+    assert len(list(run.glob("cells/*"))) == (3 if workers else 1)
+    assert f"labctl: run {run.name}: pass; report: {run}/report.html" in ran.stdout
+    assert f"test_says[debian/{lab.target}/boot-b-c]" in ran.stdout or workers or "3 passed" in ran.stdout
+
+
+def test_a_new_lab_works_at_once(made: tuple[TemporaryLab, Ran], tmp_path: Path) -> None:
+    """Up to the point where something would be downloaded or booted."""
+    lab, _ = made
+    lab.labctl("init", str(tmp_path / "new"))
+    ran = subprocess.run(
+        [LABCTL, "run", "matrix", "--dry-run", "--json"], cwd=tmp_path / "new", capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    plan = json.loads(ran.stdout)
+    assert len({cell["build"] for cell in plan["cells"]}) >= 2
+    assert len({cell["target"] for cell in plan["cells"]}) >= 4
+
+
+def test_verbs_over_a_stored_run(made: tuple[TemporaryLab, Ran]) -> None:
+    lab, ran = made
+    listed = lab.labctl("runs", "list", "--json").data["runs"]
+    assert ran.data["run"] in [run["id"] for run in listed]
+    page = Path(ran.data["report"])
+    page.unlink()
+    again = lab.labctl("report", "run", ran.data["run"])
+    assert again.status == 0, again.err
+    assert page.is_file()

@@ -1,0 +1,300 @@
+"""The command line without a machine: every verb's help, its examples, its errors and exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from labctl.cli import main as cli
+from labctl.cli.main import VERBS, app
+from labctl.cli.verb import complete_build, complete_matrix, complete_suite, complete_target, print_table, printable
+from labctl.errors import BuildFailed, TargetBusy
+
+
+class Ran:
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+@pytest.fixture
+def labctl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Run a command line in this process, from its arguments to its exit status."""
+
+    def run(*arguments: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["labctl", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = ended.value.code
+        return Ran(0 if code is None else int(code), out, err)
+
+    return run
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A lab of three small files, and the working directory in it."""
+    (tmp_path / "lab.toml").write_text("schema = 1\n")
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "targets/small.toml").write_text('cpus = 1\nmemory = "64M"\n[drivers.qemu]\n')
+    (tmp_path / "kernel").mkdir()
+    (tmp_path / "kernel/mine.toml").write_text('builder = "path"\n[path]\nkernel = "bzImage"\n')
+    (tmp_path / "matrix").mkdir()
+    (tmp_path / "matrix/default.toml").write_text('builds = ["*"]\ntargets = ["*"]\nsuites = ["*"]\n')
+    (tmp_path / "suites/boot").mkdir(parents=True)
+    (tmp_path / "suites/boot/test_boot.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LABCTL_CACHE", str(tmp_path / ".cache"))
+    return tmp_path
+
+
+def _commands() -> dict[str, object]:
+    """Each command that can be typed, by what is typed for it."""
+    found: dict[str, object] = {}
+
+    def walk(path: str, command: object) -> None:
+        found[path] = command
+        if hasattr(command, "list_commands"):
+            for name in command.list_commands(None):
+                walk(f"{path} {name}".strip(), command.get_command(None, name))
+
+    walk("", get_command(app))
+    return found
+
+
+COMMANDS = _commands()
+
+
+def _examples(command: object) -> list[str]:
+    return [line.strip()[2:] for line in (command.help or "").splitlines() if line.strip().startswith("$ ")]  # type: ignore[attr-defined]
+
+
+def commands_of(example: str) -> list[list[str]]:
+    """The commands of a shell line, without their redirections and comments."""
+    lexer = shlex.shlex(example, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    found: list[list[str]] = [[]]
+    redirected = False
+    for word in lexer:
+        if word in ("&&", "||", ";", "|"):
+            found.append([])
+        elif word in (">", "<", ">>"):
+            redirected = True
+        elif redirected:
+            redirected = False
+        else:
+            found[-1].append(word)
+    return found
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_help_has_an_example(path: str) -> None:
+    examples = _examples(COMMANDS[path])
+    assert examples, f"labctl {path} --help has no `$ labctl …` line"
+    if not hasattr(COMMANDS[path], "list_commands"):
+        assert any(f"labctl {path}" in each for each in examples)
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_help_exits_0(labctl, path: str) -> None:
+    ran = labctl(*path.split(), "--help")
+    assert ran.status == 0
+    assert ran.out.startswith("Usage: labctl")
+
+
+@pytest.mark.parametrize("example", sorted({e for c in COMMANDS.values() for e in _examples(c)}))
+def test_example_parses(labctl, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each example names options and verbs that there are; those that need no machine run in tests/integration."""
+    monkeypatch.chdir(tmp_path)
+    for words in commands_of(example):
+        if words[0] == "labctl":
+            assert labctl(*words[1:], "--help").status == 0, words
+
+
+def test_version(labctl) -> None:
+    from labctl import __version__
+
+    ran = labctl("--version")
+    assert (ran.status, ran.out) == (0, f"labctl {__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [("targest",), ("targets", "shw"), ("targets", "list", "--jsn"), ("init",)])
+def test_usage_errors_exit_2(labctl, arguments: tuple[str, ...]) -> None:
+    ran = labctl(*arguments)
+    assert ran.status == 2
+    assert ran.out == ""
+    assert "Traceback" not in ran.err
+
+
+def test_mistyped_verb_gets_the_nearest(labctl) -> None:
+    assert "did you mean 'targets'" in labctl("targest").err
+
+
+def test_no_lab(labctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = labctl("targets", "list")
+    assert ran.status == 2
+    assert "no lab.toml" in ran.err
+    assert "try: labctl init" in ran.err
+
+
+def test_targets_list(labctl, lab: Path) -> None:
+    ran = labctl("targets", "list")
+    assert ran.status == 0
+    assert ran.out.splitlines()[1].split() == ["small", "x86_64", "1", "64M", "-", "qemu"]
+    found = json.loads(labctl("targets", "list", "--json").out)
+    assert found["schema"] == 1
+    assert found["targets"][0]["name"] == "small"
+    assert found["targets"][0]["memory"] == "64M"
+
+
+def test_targets_list_names_every_mistake_and_shows_the_rest(labctl, lab: Path) -> None:
+    (lab / "targets/broken.toml").write_text('cpu = 1\nmemory = "lots"\n[drivers.qemu]\n')
+    (lab / "targets/twice.toml").write_text("cpus = 1\ncpus = 2\n")
+    ran = labctl("targets", "list")
+    assert ran.status == 2
+    assert "small" in ran.out
+    for mistake in ("broken.toml: cpu: unknown key; did you mean 'cpus'", "memory", "cpus: missing", "twice.toml: cpus: stands twice"):
+        assert mistake in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_targets_show(labctl, lab: Path) -> None:
+    ran = labctl("targets", "show", "small")
+    assert ran.status == 0
+    assert "64M" in ran.out
+    assert "qemu (Power, Console, Deploy)" in ran.out
+    assert json.loads(labctl("targets", "show", "small", "--json").out)["roles"]["qemu"] == ["Power", "Console", "Deploy"]
+
+
+def test_targets_show_unknown(labctl, lab: Path) -> None:
+    ran = labctl("targets", "show", "smal")
+    assert ran.status == 2
+    assert ran.err == "labctl: unknown target 'smal'; did you mean 'small'? (known: small)\n"
+
+
+def test_targets_check_finds_what_the_host_lacks(labctl, lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert labctl("targets", "check").status == 0
+    (lab / "targets/other.toml").write_text('cpus = 1\nmemory = "64M"\n[drivers.qemu]\nbinary = "/nope/qemu"\n')
+    ran = labctl("targets", "check", "other")
+    assert (ran.status, "/nope/qemu" in ran.err) == (3, True)
+    assert "ok" not in ran.out
+    assert "apt-get" not in ran.err, "no package has such a path"
+    (lab / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(lab / "bin"))
+    ran = labctl("targets", "check", "small")
+    assert ran.status == 3
+    assert "the host has no qemu-system-x86_64" in ran.err
+    assert "apt-get install -y qemu-system-x86" in ran.err
+
+
+def test_targets_check_finds_unknown_driver_and_option(labctl, lab: Path) -> None:
+    (lab / "targets/a.toml").write_text('cpus = 1\nmemory = "64M"\n[drivers.qmeu]\n')
+    (lab / "targets/b.toml").write_text('cpus = 1\nmemory = "64M"\n[drivers.qemu]\nmachin = "q35"\n')
+    ran = labctl("targets", "check")
+    assert ran.status == 2
+    assert "did you mean 'qemu'" in ran.err
+    assert "did you mean 'machine'" in ran.err
+    assert json.loads(labctl("targets", "check", "--json").out)["targets"][0] == {
+        "target": "a",
+        "ok": False,
+        "problems": [ran.err.splitlines()[0].removeprefix("labctl: ")],
+    }
+
+
+@pytest.mark.parametrize("name", ["lab", "target", "build", "matrix"])
+def test_schema_accepts_what_labctl_accepts(labctl, name: str) -> None:
+    found = json.loads(labctl("schema", name).out)
+    assert found["$schema"].startswith("https://json-schema.org/")
+    assert "schema" in found["properties"]
+    assert "schema_" not in found["properties"]
+    assert found["additionalProperties"] is False or name == "build"
+    assert json.loads(labctl("schema").out)["files"][name] == found
+
+
+def test_runs_list_of_an_empty_lab(labctl, lab: Path) -> None:
+    ran = labctl("runs", "list")
+    assert (ran.status, ran.out) == (0, "")
+    assert json.loads(labctl("runs", "list", "--json").out) == {"schema": 1, "runs": []}
+    assert labctl("runs", "show").status == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(TargetBusy("held by another", target="small"), 3), (BuildFailed("no artefact"), 1), (KeyboardInterrupt(), 130)],
+)
+def test_exit_status_says_whose_fault_it_is(labctl, lab: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("labctl.config.Lab.find", fail)
+    ran = labctl("targets", "list")
+    assert ran.status == status
+    assert ran.out == ""
+    assert "Traceback" not in ran.err
+
+
+def test_mistake_in_labctl_is_no_verdict_on_a_build(labctl, lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("labctl.config.Lab.find", lambda: 1 / 0)
+    ran = labctl("targets", "list")
+    assert ran.status == 3
+    assert "ZeroDivisionError" in ran.err
+    assert "mistake in labctl itself" in ran.err
+
+
+def test_init_makes_a_lab_and_keeps_what_is_there(labctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    new = tmp_path / 'it\'s "new"'
+    assert labctl("init", str(new)).status == 0
+    for folder in ("targets", "suites", "kernel", "hypervisor", "matrix"):
+        assert (new / folder).is_dir()
+    assert labctl("init", str(new)).status == 2
+    (new / "lab.toml").write_text("schema = 1\nname = 'mine'\n")
+    (new / "matrix/default.toml").unlink()
+    assert labctl("init", str(new), "--force").status == 0
+    assert "mine" in (new / "lab.toml").read_text()
+    assert (new / "matrix/default.toml").is_file()
+    monkeypatch.chdir(new)
+    assert labctl("targets", "list").status == 0
+
+
+def test_init_says_what_can_be_pasted(labctl, tmp_path: Path) -> None:
+    new = tmp_path / "my lab; or $HOME"
+    said = labctl("init", str(new)).out.splitlines()[-1].removeprefix("next: ")
+    assert shlex.split(said)[:3] == ["cd", str(new), "&&"]
+
+
+def test_init_where_nothing_can_be_made(labctl, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ran = labctl("init", str(tmp_path / "file/lab"))
+    assert ran.status == 3
+    assert "Traceback" not in ran.err
+
+
+def test_completion_knows_the_lab(lab: Path) -> None:
+    assert complete_target("s") == ["small"]
+    assert complete_build("") == ["mine"]
+    assert complete_suite("b") == ["boot"]
+    assert complete_matrix("x") == []
+
+
+def test_completion_is_silent_outside_a_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert complete_target("") == []
+
+
+def test_what_a_file_says_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printable("\x1b[2Jred\x07") == "\\x1b[2Jred\\x07"
+    print_table(("A", "B"), [("\x1b]0;x\x07", 1)])
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_verbs_are_in_helps_order(labctl) -> None:
+    listed = re.findall(r"^  (\w+)  ", labctl("--help").out.split("Commands:")[1], re.MULTILINE)
+    assert listed == [verb for verb in VERBS if verb in listed]

@@ -1,0 +1,68 @@
+"""A driver is found by name, its options are checked like the rest of a target's file, and roles are injected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from labctl.errors import ConfigError
+from labctl.machine import registry
+from labctl.machine.drivers.console_shell import ConsoleShell
+from labctl.machine.drivers.qemu import Qemu
+from labctl.machine.protocols import Console, Deploy, DriverContext, Power, Shell
+from labctl.machine.transcript import Transcript
+from labctl.model import Target, TargetConfig
+
+
+def target(**drivers: dict[str, object]) -> Target:
+    return Target("t", TargetConfig.model_validate({"schema": 1, "cpus": 1, "memory": "64M", "drivers": drivers}))
+
+
+def test_names_and_roles() -> None:
+    assert {"qemu", "console_shell"} <= set(registry.names())
+    assert registry.roles_of(Qemu) == (Power, Console, Deploy)
+    assert registry.roles_of(ConsoleShell) == (Shell,)
+
+
+def test_roles_are_injected_whatever_the_order(tmp_path: Path) -> None:
+    asked = target(console_shell={}, qemu={"machine": "microvm"})
+    with Transcript() as transcript:
+        machine = registry.assemble(DriverContext(asked, tmp_path), transcript)
+    shell = machine.shell
+    assert isinstance(shell, ConsoleShell)
+    assert shell.console is machine.console is machine.power
+    assert shell.transcript is transcript
+    assert isinstance(machine.power, Qemu)
+    assert machine.power.machine == "microvm"
+
+
+@pytest.mark.parametrize(
+    ("drivers", "words"),
+    [
+        ({"qmeu": {}}, ["targets/t.toml", "drivers.qmeu", "did you mean 'qemu'"]),
+        ({"qemu": {"machin": "q35"}}, ["drivers.qemu.machin", "unknown key", "did you mean 'machine'"]),
+        ({"qemu": {"accel": "xen"}}, ["drivers.qemu.accel", "'xen'", "'kvm'"]),
+        ({"console_shell": {}}, ["needs a Console"]),
+        ({"qemu": {"context": 1}}, ["drivers.qemu.context", "unknown key"]),
+        ({"../etc": {}}, ["unknown driver"]),
+    ],
+)
+def test_mistakes_name_the_file_the_key_and_what_is_allowed(drivers: dict[str, dict[str, object]], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        registry.check(target(**drivers))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        registry.check(target(qemu={"machin": "q35", "accel": "xen"}, nothing={}))
+    assert len(caught.value.problems) == 3
+
+
+def test_a_role_that_nobody_fills_says_so(tmp_path: Path) -> None:
+    with Transcript() as transcript:
+        machine = registry.assemble(DriverContext(target(qemu={}), tmp_path), transcript)
+    with pytest.raises(ConfigError, match="no driver fills the role Shell"):
+        _ = machine.shell
