@@ -1,0 +1,67 @@
+//! PCs: QEMU's q35 and microvm, by PVH or Multiboot 2.
+
+use core::arch::{asm, global_asm};
+
+use crate::boot::BootInfo;
+
+pub mod cpu;
+pub mod interrupts;
+mod multiboot2;
+mod port;
+pub mod power;
+mod pvh;
+mod runtime;
+pub mod serial;
+pub mod time;
+pub mod traps;
+
+global_asm!(include_str!("boot.s"), options(att_syntax));
+
+pub const NAME: &str = "x86_64";
+
+/// `eax` and `ebx` as the loader left them.
+pub fn boot_info(eax: usize, ebx: usize) -> Result<BootInfo, &'static str> {
+    if eax as u32 == multiboot2::MAGIC { multiboot2::read(ebx) } else { pvh::read(ebx) }
+}
+
+pub fn halt() -> ! {
+    loop {
+        // With interrupts as they are: a debugger or an NMI may wake it.
+        unsafe { asm!("hlt", options(nomem, nostack)) };
+    }
+}
+
+#[inline(always)]
+pub fn frame_pointer() -> usize {
+    let frame;
+    unsafe { asm!("mov {}, rbp", out(reg) frame, options(nomem, nostack, preserves_flags)) };
+    frame
+}
+
+/// The return address of the stack frame at `frame`, and the caller's frame; None where no frame can be.
+pub fn caller(frame: usize) -> Option<(usize, usize)> {
+    unsafe extern "C" {
+        static boot_stack_guard: u8;
+        static boot_stack_top: u8;
+    }
+    let stack = &raw const boot_stack_guard as usize + 4096..&raw const boot_stack_top as usize - 8;
+    if !stack.contains(&frame) || frame % 8 != 0 {
+        return None;
+    }
+    let words = frame as *const usize;
+    Some(unsafe { (words.add(1).read(), words.read()) })
+}
+
+/// Exactly `count` instructions more than with a count of 0, for any count.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn boot_delay(count: u64) {
+    // A turn of the loop is two instructions; an odd one is a jump that is not taken around nothing.
+    unsafe {
+        asm!(
+            "2: sub {0}, 2",
+            "jae 2b",
+            inout(reg) count => _, options(nomem, nostack)
+        );
+    }
+}

@@ -1,0 +1,55 @@
+//! QuetzalCore OS: the reference kernel of the lab.
+//!
+//! `kernel_main` reads as the boot order; each module is a subject.
+
+#![no_std]
+#![no_main]
+
+#[macro_use]
+mod console;
+mod arch;
+mod boot;
+mod cmdline;
+mod exit;
+mod memory;
+mod milestone;
+mod panic;
+mod tests;
+mod variant;
+
+use exit::Outcome;
+
+/// Where the entry code of the architecture goes, with what the loader left in registers; on the boot stack, interrupts off.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_main(first: usize, second: usize) -> ! {
+    arch::serial::init();
+    println!("QuetzalCore OS v1.0");
+    arch::time::init();
+    arch::traps::init();
+    milestone::reached("kernel_entry");
+
+    let boot = match arch::boot_info(first, second) {
+        Ok(boot) => boot,
+        Err(why) => exit::refuse(format_args!("boot: {why}")),
+    };
+    let options = match cmdline::parse(boot.command_line) {
+        Ok(options) => options,
+        Err(why) => exit::refuse(format_args!("command line: {why}")),
+    };
+    console::set_level(options.log);
+    exit::configure(options.exit);
+    info!("boot: by {} on {}, command line \"{}\"", boot.protocol, arch::NAME, boot.command_line);
+    arch::cpu::describe();
+
+    if let Err(why) = memory::init(&boot) {
+        exit::refuse(format_args!("memory: {why}"));
+    }
+    milestone::reached("init");
+
+    variant::run(options.variant);
+    milestone::reached("ready");
+    milestone::summary();
+
+    let outcome = if options.tests.is_empty() { Outcome::Success } else { tests::run(options.tests) };
+    exit::exit(outcome)
+}
