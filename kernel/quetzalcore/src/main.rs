@@ -5,15 +5,19 @@
 #![no_std]
 #![no_main]
 
+extern crate alloc;
+
 #[macro_use]
 mod console;
 mod arch;
 mod boot;
 mod cmdline;
 mod exit;
+mod lock;
 mod memory;
 mod milestone;
 mod panic;
+mod pci;
 mod tests;
 mod variant;
 
@@ -44,6 +48,8 @@ extern "C" fn kernel_main(first: usize, second: usize) -> ! {
     if let Err(why) = memory::init(&boot) {
         exit::refuse(format_args!("memory: {why}"));
     }
+    arch::interrupts::init();
+    pci::init();
     milestone::reached("init");
 
     variant::run(options.variant);

@@ -58,4 +58,9 @@ impl Map {
     pub fn usable(&self) -> u64 {
         self.regions().iter().filter(|region| region.kind == Kind::Usable).map(|region| region.end - region.start).sum()
     }
+
+    /// The first address behind all usable memory.
+    pub fn usable_end(&self) -> u64 {
+        self.regions().iter().filter(|region| region.kind == Kind::Usable).map(|region| region.end).max().unwrap_or(0)
+    }
 }

@@ -1,7 +1,13 @@
-//! The machine's memory.
+//! The machine's memory: what there is (`map`), who has it (`pages`, `heap`), where it is seen (`paging`).
 
+mod buddy;
+pub mod heap;
+pub mod leak;
 pub mod map;
+pub mod pages;
+pub mod paging;
 
+use crate::arch;
 use crate::boot::BootInfo;
 
 /// Bytes below which the kernel does not try.
@@ -16,5 +22,24 @@ pub fn init(boot: &BootInfo) -> Result<(), &'static str> {
     if usable < LEAST {
         return Err("less than 8 MiB are usable: too little to go on");
     }
+    // Until the real page tables are there, the architecture's entry code has mapped only so much.
+    pages::init(&boot.memory, arch::MAPPED_AT_ENTRY)?;
+    paging::init(&boot.memory)?;
+    pages::extend(&boot.memory, arch::MAPPED_AT_ENTRY);
+    report();
     Ok(())
+}
+
+/// The statistics, as a line of the log.
+pub fn report() {
+    let (pages, heap) = (pages::statistics(), heap::statistics());
+    info!(
+        "memory: {} KiB in pages, {} KiB used, {} KiB at most; heap: {} allocations, {} bytes in {} KiB",
+        pages.total >> 10,
+        pages.used() >> 10,
+        pages.most_used >> 10,
+        heap.allocations(),
+        heap.bytes(),
+        heap.pages * pages::PAGE >> 10
+    );
 }

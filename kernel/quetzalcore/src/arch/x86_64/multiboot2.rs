@@ -1,6 +1,6 @@
 //! The Multiboot 2 information (specification 2.0, section 3.6): a list of tags.
 
-use crate::boot::{BootInfo, text_at};
+use crate::boot::{BootInfo, keep_command_line};
 use crate::memory::map::Map;
 
 /// What the loader leaves in EAX.
@@ -29,10 +29,7 @@ pub fn read(address: usize) -> Result<BootInfo, &'static str> {
         }
         match tag {
             END => break,
-            COMMAND_LINE => {
-                let text = unsafe { text_at(address + offset + 8) };
-                info.command_line = text.ok_or("the command line is no text of at most 4095 bytes")?;
-            }
+            COMMAND_LINE => info.command_line = unsafe { keep_command_line(address + offset + 8) }?,
             MEMORY_MAP => add_all(&mut info.memory, address + offset, size)?,
             _ => {}
         }

@@ -1,6 +1,6 @@
 //! The PVH protocol's start_info (Xen's public/arch-x86/hvm/start_info.h, version 1).
 
-use crate::boot::{BootInfo, text_at};
+use crate::boot::{BootInfo, keep_command_line};
 use crate::memory::map::{Kind, Map};
 
 const MAGIC: u32 = 0x336e_c578;
@@ -52,7 +52,7 @@ pub fn read(address: usize) -> Result<BootInfo, &'static str> {
         let entry = unsafe { (info.memory_map as *const Entry).add(number).read_unaligned() };
         memory.add(entry.address, entry.size, kind(entry.kind))?;
     }
-    let command_line = unsafe { text_at(info.command_line as usize) }.ok_or("the command line is no text of at most 4095 bytes")?;
+    let command_line = unsafe { keep_command_line(info.command_line as usize) }?;
     Ok(BootInfo { protocol: "PVH", command_line, memory })
 }
 

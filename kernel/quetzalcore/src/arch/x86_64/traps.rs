@@ -130,7 +130,7 @@ const NAMES: [&str; 22] = [
 #[unsafe(no_mangle)]
 extern "C" fn trap(frame: &mut Frame) {
     if frame.vector >= 32 {
-        return;
+        return super::interrupts::dispatch(frame.vector as usize);
     }
     let name = NAMES.get(frame.vector as usize).copied().unwrap_or("");
     let address: u64;
