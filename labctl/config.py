@@ -137,6 +137,8 @@ def _problem(model: type[BaseModel], error: Any, where: str, prefix: str) -> Pro
             return Problem(where, key, "unknown key", nearest(location[-1], known) if known else "no such key here")
         case "missing":
             return Problem(where, key, "missing", "this key is required")
+        case "secret":
+            return Problem(where, key, error["ctx"]["found"], error["ctx"]["allowed"])
         case "string_pattern_mismatch" if error["ctx"]["pattern"] == NAME_PATTERN:
             return Problem(where, key, f"found {found!r}", "a name of lower-case letters, digits and . _ + - (64 at most)")
     return Problem(where, key, f"found {_short(found)}", _allowed(error))

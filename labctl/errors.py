@@ -11,6 +11,7 @@
     │   ├── ConsoleLost        the console ended while the machine did not
     │   ├── DeployError        the build could not be put on the target
     │   ├── ManagementError    a BMC, QMP or PDU answered wrongly or not at all
+    │   ├── SecretUnavailable  a password is not where its reference says, or not safe there
     │   └── StorageError       the results or the cache cannot be written
     ├── TargetFailure        this *is* the result; never retried; exit 1
     │   ├── BuildFailed        the recipe does not give an artefact
@@ -117,6 +118,10 @@ class DeployError(InfraError):
 
 class ManagementError(InfraError):
     """A management interface (QMP, BMC, PDU) answered wrongly, late or not at all."""
+
+
+class SecretUnavailable(InfraError):
+    """A secret is not where its reference says, or not safe there. Says which reference, never what it holds."""
 
 
 class StorageError(InfraError):

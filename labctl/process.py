@@ -35,6 +35,8 @@ PACKAGES: Mapping[str, str] = {
     "git": "git",
     "setpriv": "util-linux",
     "taskset": "util-linux",
+    "ipmi_sim": "openipmi",
+    "ipmitool": "ipmitool",
 }
 
 
@@ -162,9 +164,9 @@ def start(
     )
 
 
-def detach(argv: Sequence[str], keep_fd: int, log: Path) -> None:
-    """Start a process that outlives this one, in a session of its own, with one of our file descriptors; its words go to ``log``."""
+def detach(argv: Sequence[str], keep_fds: Sequence[int], log: Path) -> None:
+    """Start a process that outlives this one, in a session of its own, with some of our file descriptors; its words go to ``log``."""
     with log.open("wb") as output:
         subprocess.Popen(  # not waited for: init adopts it
-            list(argv), pass_fds=(keep_fd,), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/"
+            list(argv), pass_fds=tuple(keep_fds), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/"
         )

@@ -32,6 +32,8 @@ OPTIONAL = {
     "make": "builds kernels from source",
     "gcc": "builds kernels from source",
     "git": "names the commit of a source tree",
+    "ipmi_sim": "is the BMC of a virtual server",
+    "ipmitool": "carries a real server's console over its BMC",
 }
 
 

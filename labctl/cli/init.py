@@ -67,7 +67,7 @@ def _files(name: str) -> dict[str, str]:
 
     return {
         "lab.toml": f"# This folder is a lab: labctl finds it upwards from the working directory.\nschema = 1\nname = {json.dumps(name)}\n",
-        ".gitignore": "/results/\n/reports/\n__pycache__/\n.pytest_cache/\n",
+        ".gitignore": "/.labctl/\n/results/\n/reports/\n__pycache__/\n.pytest_cache/\n",
     }
 
 

@@ -27,12 +27,13 @@ VERBS = {
     "builds": "List the builds, and what the cache holds of them.",
     "console": "Boot a target and talk to its console.",
     "power": "Switch a target on and off, cycle and reset it.",
+    "virtual-server": "A server with a BMC on this host: all of a rack but the rack.",
     "runs": "List and show what was run.",
     "report": "Write a run's report again.",
     "schema": "Print the JSON Schema of the lab's files.",
     "doctor": "Say what this host lacks, and the line that mends it.",
 }
-"""Name → what help says of it, in help's order. The module is ``labctl.cli.NAME``."""
+"""Name → what help says of it, in help's order. The module is ``labctl.cli.NAME``, with ``_`` for ``-``."""
 
 
 class Verbs(TyperGroup):
@@ -45,7 +46,7 @@ class Verbs(TyperGroup):
         if cmd_name not in VERBS or not _is_there(cmd_name):
             return None
         if cmd_name not in self.commands:
-            command = get_command(importlib.import_module(f"labctl.cli.{cmd_name}").app)
+            command = get_command(importlib.import_module(_module(cmd_name)).app)
             command.name = cmd_name
             self.commands[cmd_name] = command
         return self.commands[cmd_name]
@@ -63,7 +64,11 @@ class Verbs(TyperGroup):
 
 
 def _is_there(verb: str) -> bool:
-    return importlib.util.find_spec(f"labctl.cli.{verb}") is not None
+    return importlib.util.find_spec(_module(verb)) is not None
+
+
+def _module(verb: str) -> str:
+    return f"labctl.cli.{verb.replace('-', '_')}"
 
 
 app = typer.Typer(

@@ -88,7 +88,7 @@ def _start(target: Target, build: Build, lab_root: Path, why: str, first: dict[s
             connection.sendall(json.dumps(first).encode() + b"\n")
             detach(
                 [sys.executable, "-m", "labctl.machine.keeper", str(folder), str(listener.fileno())],
-                listener.fileno(),
+                [listener.fileno()],
                 folder / "keeper.log",
             )
         answer = _answer_on(connection, target.name)

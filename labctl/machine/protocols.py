@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from labctl.deadline import Deadline
 from labctl.model import Build, PowerState, Target
@@ -39,6 +39,14 @@ class Power(Protocol):
 
     def state(self, deadline: Deadline) -> PowerState:
         """What the management interface says now."""
+
+
+@runtime_checkable
+class BootDevice(Protocol):
+    """What a machine boots from next: a Power driver has it where its management interface can say so (`isinstance` tells)."""
+
+    def boot_next(self, device: Literal["network", "disk"], deadline: Deadline) -> None:
+        """For the next boot only; returns when it has been read back. ManagementError if it is refused, or reads otherwise."""
 
 
 @runtime_checkable

@@ -36,7 +36,7 @@ class Qmp:
         self.command("qmp_capabilities", deadline)
         return f"{version['major']}.{version['minor']}.{version['micro']}"
 
-    def command(self, name: str, deadline: Deadline, **arguments: Any) -> Any:
+    def command(self, name: str, deadline: Deadline, /, **arguments: Any) -> Any:
         """Execute a command and return what it returns."""
         request = {"execute": name, "arguments": arguments} if arguments else {"execute": name}
         try:

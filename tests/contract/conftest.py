@@ -51,6 +51,7 @@ _MICROVM = Rig("microvm", {"qemu": {"machine": "microvm", "disk_bus": "none"}, "
 RIGS: Mapping[str, Sequence[Rig]] = {
     "qemu": (_Q35, _MICROVM),
     "console_shell": (_Q35,),
+    "ipmi": (),
 }
 
 

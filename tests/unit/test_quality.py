@@ -84,7 +84,7 @@ def test_every_verb_is_registered() -> None:
     from labctl.cli.main import VERBS
 
     shared = {"__init__", "main", "verb"}
-    assert {p.stem for p in (ROOT / "labctl/cli").glob("*.py")} - shared == set(VERBS)
+    assert {p.stem.replace("_", "-") for p in (ROOT / "labctl/cli").glob("*.py")} - shared == set(VERBS)
 
 
 def test_lock_names_no_place_of_its_maker() -> None:

@@ -1,0 +1,152 @@
+"""A session with a BMC over IPMI 2.0 (RMCP+), for whatever speaks to one: power, boot device, sensors, event log.
+
+The library is python-ipmi, whose import name is ``pyipmi``; its errors end here and become the lab's, with the BMC's own words and codes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from labctl.deadline import Deadline
+from labctl.errors import ConfigError, HostToolMissing, ManagementError, Problem
+from labctl.secrets import reveal
+
+if TYPE_CHECKING:
+    import pyipmi
+
+ANSWER = 5.0
+"""Seconds that a BMC may take for one answer; a busy one takes two or three."""
+_BMC = 0x20
+_WRONG_PASSWORD = (0x0D, 0x0F)
+"""RAKP status codes: unauthorized name, invalid integrity check value (IPMI 2.0, table 13-15)."""
+_NO_SENSE = (struct.error, IndexError, KeyError, ValueError, TypeError, AttributeError, AssertionError)
+"""What the library raises on bytes that are no answer."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a BMC is and who asks. ``cipher_suite``: 3 or 17; None: the best that the BMC takes."""
+
+    target: str
+    host: str
+    port: int
+    user: str
+    password: str
+    """A reference of `labctl.secrets`."""
+    cipher_suite: int | None
+    key: str = "drivers.ipmi"
+    """Of the target's file: what is wrong there is said of it."""
+
+    def __str__(self) -> str:
+        return f"the BMC at {self.host}:{self.port}"
+
+
+class Refused(ManagementError):
+    """The BMC understood and said no: ``code`` is its completion code (IPMI 2.0, table 5-2)."""
+
+    def __init__(self, message: str, *, code: int = 0, target: str = "") -> None:
+        super().__init__(message, target=target)
+        self.code = code
+
+
+@contextmanager
+def session(address: Address, deadline: Deadline) -> Iterator[pyipmi.Ipmi]:
+    """Log in for this block. ManagementError if the BMC does not answer, or without a sense; Refused if it says no; ConfigError if
+    it refuses user or password: trying again would lock the account."""
+    try:
+        import pyipmi
+        import pyipmi.errors
+        import pyipmi.interfaces
+    except ImportError:
+        raise HostToolMissing(
+            "IPMI needs the Python package python-ipmi", remedy="pip install 'labctl[hardware]'", target=address.target
+        ) from None
+    errors = pyipmi.errors
+    ipmi = _connection(address)
+    patience = max(0.001, min(ANSWER, deadline.left))
+    try:
+        ipmi.interface.open()
+        ipmi.interface.set_timeout(patience)
+        ipmi.session.establish()
+        yield ipmi
+    except errors.CompletionCodeError as error:
+        raise Refused(f"{address} says {error.cc:#04x}: {_plain(error.cc_desc)}", code=error.cc, target=address.target) from None
+    except errors.MessageStatusCodeError as error:
+        if error.msc in _WRONG_PASSWORD:
+            raise _not_let_in(address) from None
+        raise ManagementError(f"{address} opens no session: {error.msc:#04x}: {_plain(error.msc_desc)}", target=address.target) from None
+    except (errors.AuthenticationError, errors.IpmiLongPasswordError):
+        raise _not_let_in(address) from None
+    except (errors.IpmiConnectionError, errors.RetryError, errors.IpmiTimeoutError, OSError) as error:
+        remedy = "see its address, its cable, and that IPMI over LAN is switched on"
+        raise ManagementError(f"{address} does not answer{_reason(error, patience)}", target=address.target, remedy=remedy) from None
+    except errors.NotSupportedError as error:
+        raise ManagementError(f"{address}: {error}", target=address.target) from None
+    except (errors.DecodingError, *_NO_SENSE) as error:
+        raise ManagementError(
+            f"{address} answers without a sense ({type(error).__name__}: {str(error)[:100]})", target=address.target, remedy="reset the BMC"
+        ) from None
+    finally:
+        _close(ipmi)
+
+
+def _connection(address: Address) -> pyipmi.Ipmi:
+    import pyipmi
+    import pyipmi.interfaces
+
+    interface = pyipmi.interfaces.create_interface("rmcpplus", keep_alive_interval=0, max_retries=1, cipher_suite=address.cipher_suite)
+    ipmi = pyipmi.create_connection(interface)
+    ipmi.session.set_session_type_rmcp(address.host, port=address.port)
+    ipmi.session.set_auth_type_user(address.user, reveal(address.password))
+    ipmi.session.set_priv_level("administrator")
+    ipmi.target = pyipmi.Target(ipmb_address=_BMC)
+    return ipmi
+
+
+def _close(ipmi: pyipmi.Ipmi) -> None:
+    """A BMC that does not answer any more is not waited for."""
+    import pyipmi.errors
+
+    errors = pyipmi.errors
+    with suppress(
+        OSError,
+        errors.CompletionCodeError,
+        errors.RetryError,
+        errors.IpmiTimeoutError,
+        errors.DecodingError,
+        errors.AuthenticationError,
+        *_NO_SENSE,
+    ):
+        if ipmi.session.activated:
+            ipmi.interface.max_retries = 0
+            ipmi.interface.set_timeout(0.5)
+            ipmi.session.close()
+    ipmi.interface.close()
+
+
+def _not_let_in(address: Address) -> ConfigError:
+    problem = Problem(
+        f"targets/{address.target}.toml",
+        address.key,
+        f"{address} refuses the user {address.user!r} or the password of {address.password}",
+        "a user with administrator rights over LAN",
+    )
+    error = ConfigError([problem])
+    error.target = address.target
+    return error
+
+
+def _reason(error: BaseException, patience: float) -> str:
+    if "refused" in str(error):
+        return ": nothing listens there"
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, TimeoutError):
+        return f": {error.strerror}"
+    return f" within {patience:.2g} s"
+
+
+def _plain(text: object) -> str:
+    return str(text).rstrip(".").lower()

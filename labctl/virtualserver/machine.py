@@ -1,0 +1,156 @@
+"""The server proper: a QEMU machine with a disk that outlives its power, a network card that can boot, and a line to its BMC.
+
+All methods are called from one thread that lives as long as the keeper, since QEMU dies with the thread that started it.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from labctl.deadline import Deadline
+from labctl.errors import ManagementError, PowerError
+from labctl.machine.accel import choose
+from labctl.machine.qmp import Qmp
+from labctl.process import Child, run, start
+from labctl.virtualserver.settings import LOOPBACK, Files, Settings
+
+BINARY = "qemu-system-x86_64"
+PXE, DISK, UNSET = "pxe", "default", "none"
+"""As the simulator calls the boot devices. Unset it boots from its disk alone, as most servers in a rack are set up."""
+VERB = 30.0
+"""Seconds that QEMU may take for one verb, on a loaded host."""
+HOST = "10.0.2.2"
+"""The host's loopback, as QEMU's user network shows it to the machine."""
+
+
+@dataclass
+class _Process:
+    child: Child
+    qmp: Qmp
+
+
+@dataclass
+class Machine:
+    settings: Settings
+    files: Files
+    boot_device: str = UNSET
+    """For the next boot only."""
+    _process: _Process | None = field(default=None, init=False)
+
+    @property
+    def is_on(self) -> bool:
+        return self._process is not None and self._process.child.status is None
+
+    def prepare(self) -> socket.socket:
+        """Start QEMU before its first instruction; returns its serial port."""
+        self._discard()
+        self._make_disk()
+        serial, serial_qemu = socket.socketpair()
+        qmp, qmp_qemu = socket.socketpair()
+        log = self.files.folder / "qemu.log"
+        with serial_qemu, qmp_qemu, log.open("ab") as words:
+            child = start(
+                [
+                    BINARY,
+                    *self._arguments(),
+                    "-S",
+                    *("-chardev", f"socket,id=console,fd={serial_qemu.fileno()}", "-serial", "chardev:console"),
+                    *("-chardev", f"socket,id=qmp,fd={qmp_qemu.fileno()}", "-mon", "chardev=qmp,mode=control"),
+                ],
+                pass_fds=[serial_qemu.fileno(), qmp_qemu.fileno()],
+                stderr=words,
+            )
+        self._process = _Process(child, Qmp(qmp))
+        try:
+            self._process.qmp.handshake(Deadline.after(VERB))
+        except ManagementError as error:
+            serial.close()
+            child.wait(Deadline.after(0.5))
+            last = log.read_text(errors="replace").strip().splitlines()
+            self._discard()
+            raise PowerError(f"QEMU did not start: {last[-1] if last else error.message}") from None
+        return serial
+
+    def run(self) -> None:
+        """Let a prepared machine go. What it boots from next time is settled at once: a boot device is for one boot."""
+        self._qmp("cont")
+        if self.boot_device != UNSET:
+            self.boot_device = UNSET
+            self._order(UNSET)
+
+    def off(self) -> None:
+        if self._process is None:
+            return
+        if self.is_on:
+            with suppress(ManagementError):
+                self._process.qmp.command("quit", Deadline.after(5))  # writes the disk image's metadata
+            self._process.child.wait(Deadline.after(5))
+        self._discard()
+
+    def reset(self) -> None:
+        if not self.is_on:
+            raise PowerError("the machine is off")
+        self._order(self.boot_device)
+        self._qmp("system_reset")
+        if self.boot_device != UNSET:
+            self.boot_device = UNSET
+            # The firmware's copy of the order is made at the reset, which is done when RESET has been said.
+            assert self._process is not None  # noqa: S101  # for the type checker
+            self._process.qmp.wait_event("RESET", Deadline.after(VERB))
+            self._order(UNSET)
+
+    def ask_to_shut_down(self) -> None:
+        """As a short press of the power button does."""
+        self._qmp("system_powerdown")
+
+    def plug(self, plugged: bool) -> None:
+        """The network cable."""
+        if self.is_on:
+            self._qmp("set_link", name="n0", up=plugged)
+
+    def _qmp(self, command: str, **arguments: Any) -> Any:
+        if self._process is None or not self.is_on:
+            raise PowerError("the machine is off")
+        self._process.qmp.events.clear()
+        return self._process.qmp.command(command, Deadline.after(VERB), **arguments)
+
+    def _order(self, first: str) -> None:
+        """What the firmware tries at the next reset. No two devices may have one place, so both leave theirs before."""
+        places = {"nic0": 0, "disk0": 1} if first == PXE else {"nic0": -1, "disk0": 0}
+        for device in places:
+            self._qmp("qom-set", path=f"/machine/peripheral/{device}", property="bootindex", value=-1)
+        for device, place in places.items():
+            self._qmp("qom-set", path=f"/machine/peripheral/{device}", property="bootindex", value=place)
+
+    def _arguments(self) -> list[str]:
+        s = self.settings
+        accelerator = choose("auto").name
+        network = f"user,id=n0,hostfwd=tcp:{LOOPBACK}:{s.ssh_port}-:22,bootfile=http://{HOST}:{s.boot_port}/boot.ipxe"
+        disk = {"driver": "qcow2", "node-name": "d0", "file": {"driver": "file", "filename": str(self.files.disk)}}
+        pxe = self.boot_device == PXE
+        return [
+            *("-nodefaults", "-no-user-config", "-display", "none", "-name", s.name),
+            *("-machine", "q35,graphics=off", "-accel", "tcg,thread=single" if accelerator == "tcg" else accelerator),
+            *("-cpu", "host" if accelerator == "kvm" else "max"),
+            *("-smp", str(s.cpus), "-m", f"{s.memory // 1024}K", "-boot", "strict=on"),
+            *("-netdev", network, "-device", "virtio-net-pci,id=nic0,netdev=n0" + (",bootindex=0" if pxe else "")),
+            *("-blockdev", json.dumps(disk), "-device", f"virtio-blk-pci,id=disk0,drive=d0,bootindex={int(pxe)}"),
+            *("-chardev", f"socket,id=ipmi0,host={LOOPBACK},port={s.kcs_port},reconnect=1"),
+            *("-device", "ipmi-bmc-extern,id=bmc0,chardev=ipmi0", "-device", "isa-ipmi-kcs,bmc=bmc0,irq=5"),
+        ]
+
+    def _make_disk(self) -> None:
+        if not self.files.disk.exists():
+            made = run(["qemu-img", "create", "-q", "-f", "qcow2", str(self.files.disk), str(self.settings.disk)], Deadline.after(VERB))
+            if made.status != 0:
+                raise PowerError(f"qemu-img: {made.words.removeprefix('qemu-img: ')}")
+
+    def _discard(self) -> None:
+        if self._process is not None:
+            self._process.child.kill()
+            self._process.qmp.close()
+            self._process = None

@@ -1,0 +1,64 @@
+"""The target file of a virtual server: written at its start, taken away at its end, never touched once somebody has changed it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from labctl.errors import ConfigError, Problem
+from labctl.model import format_size
+from labctl.virtualserver import bmc
+from labctl.virtualserver.settings import LOOPBACK, Files, Settings
+
+_FIRST = "# Written by `labctl virtual-server start`, and removed by `stop` unless it is changed: "
+_TEMPLATE = """schema = 1
+description = "A virtual server: {cpus} CPU, {memory} of memory, {disk} of disk, behind a BMC"
+cpus = {cpus}
+memory = "{memory}"
+disk = "{disk}"
+tags = ["virtual-server"]
+append = "console=ttyS0,115200"
+
+[drivers.{power}]
+{power_options}
+"""
+
+
+def render(settings: Settings, files: Files) -> str:
+    """The whole file. Every driver that a virtual server has is named here and nowhere else."""
+    if settings.redfish:
+        power, options = "redfish", f'url = "http://{LOOPBACK}:{settings.redfish_port}"'
+    else:
+        power, options = "ipmi", f'host = "{LOOPBACK}"\nport = {settings.bmc_port}'
+    text = _TEMPLATE.format(
+        cpus=settings.cpus,
+        memory=format_size(settings.memory),
+        disk=format_size(settings.disk),
+        power=power,
+        power_options=f'{options}\nuser = "{bmc.USER}"\npassword = "file:{files.password}"',
+    )
+    return f"{_FIRST}{hashlib.sha256(text.encode()).hexdigest()[:16]}\n{text}"
+
+
+def check(path: Path) -> None:
+    """ConfigError if somebody else's target has that name."""
+    if path.exists() and not path.read_text(errors="replace").startswith(_FIRST):
+        raise ConfigError([Problem(str(path), "", "is a target already, and no virtual server", "another name")])
+
+
+def write(path: Path, settings: Settings, files: Files) -> None:
+    """Unless it is there and was changed by hand."""
+    if not path.exists() or _is_ours(path):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(render(settings, files))
+
+
+def remove(path: Path) -> None:
+    """If it is as it was written."""
+    if path.exists() and _is_ours(path):
+        path.unlink()
+
+
+def _is_ours(path: Path) -> bool:
+    first, _, text = path.read_text(errors="replace").partition("\n")
+    return first == f"{_FIRST}{hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -1,0 +1,164 @@
+"""The virtual server: starts, is what a real one is to a driver, misbehaves when told to, and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from labctl.deadline import Deadline
+from labctl.errors import ConfigError, ManagementError, TargetBusy
+from labctl.machine.polling import until
+from labctl.virtualserver.client import VirtualServer
+from tests.leftovers import our_machines
+from tests.temporary_lab import LABCTL
+from tests.virtual_servers import virtual_server
+
+pytestmark = pytest.mark.qemu
+
+
+def eventually(true: Callable[[], bool], seconds: float = 30) -> bool:
+    return until(true, Deadline.after(seconds))
+
+
+def processes_of(server: VirtualServer) -> list[str]:
+    """Command lines that name its folder or its machine."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(server.files.folder) in words or f"-name {server.name}" in words:
+                found.append(words)
+    return found
+
+
+def ipmitool(server: VirtualServer, *command: str) -> str:
+    """Another IPMI implementation than the drivers'."""
+    where = ["-H", "127.0.0.1", "-p", str(server.settings.bmc_port), "-U", "admin", "-f", str(server.files.password)]
+    argv = ["ipmitool", "-I", "lanplus", "-C", "3", *where, *command]
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[VirtualServer]:
+    with virtual_server(tmp_path) as running:
+        yield running
+
+
+def test_its_bmc_switches_a_machine_whose_console_all_listeners_hear(server: VirtualServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.settings.serial_port)) as listener:
+        listener.settimeout(30)
+        assert "is off" in ipmitool(server, "power", "status")
+        ipmitool(server, "power", "on")
+        assert "is on" in ipmitool(server, "power", "status")
+        assert our_machines(server.name)
+        said = b""
+        while b"No bootable device" not in said:
+            more = listener.recv(65536)
+            assert more
+            said += more
+        ipmitool(server, "power", "off")
+        assert "is off" in ipmitool(server, "power", "status")
+        assert not our_machines(server.name)
+    # Its own log has every byte that was told, and is there when nobody listens.
+    assert server.files.serial_log.read_bytes().startswith(said)
+
+
+def test_it_boots_from_the_network_once(server: VirtualServer, tmp_path: Path) -> None:
+    web = tmp_path / "web"
+    web.mkdir()
+    (web / "boot.ipxe").write_text("#!ipxe\necho booted by the ${net0/next-server} network\nsleep 1\nreboot\n")
+    port = str(server.settings.boot_server_port)
+    with subprocess.Popen(["python3", "-m", "http.server", "--bind", "127.0.0.1", port], cwd=web, stderr=subprocess.DEVNULL) as http:
+        try:
+            ipmitool(server, "chassis", "bootdev", "pxe")
+            assert "Force PXE" in ipmitool(server, "chassis", "bootparam", "get", "5")
+            ipmitool(server, "power", "on")
+            assert "No override" in ipmitool(server, "chassis", "bootparam", "get", "5")
+            # It resets itself: the second boot is from the disk, which is empty.
+            assert eventually(lambda: b"No bootable device" in server.files.serial_log.read_bytes(), 60)
+        finally:
+            http.kill()
+    log = server.files.serial_log.read_bytes()
+    assert log.count(b"booted by the 10.0.2.2 network") == 1
+
+
+def test_it_has_one_start_and_leaves_nothing(server: VirtualServer) -> None:
+    with pytest.raises(TargetBusy, match="runs already"):
+        server.start(cpus=1, memory=256 << 20, disk=1 << 30)
+    assert server.target_file.exists()
+    ipmitool(server, "power", "on")
+    assert processes_of(server)
+    server.stop()
+    assert eventually(lambda: not processes_of(server), 2)
+    assert not server.target_file.exists()
+    assert server.files.disk.exists()  # the next start finds it
+    assert not server.running
+
+
+def test_killed_it_leaves_no_process(tmp_path: Path) -> None:
+    with virtual_server(tmp_path) as server:
+        ipmitool(server, "power", "on")
+        keeper = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and _is_keeper(p, server)]
+        assert len(keeper) == 1
+        os.kill(keeper[0], signal.SIGKILL)
+        assert eventually(lambda: not processes_of(server), 5)
+        with pytest.raises(ManagementError, match="does not run"):
+            server.fault("late")
+
+
+def _is_keeper(folder: Path, server: VirtualServer) -> bool:
+    try:
+        return f"labctl.virtualserver.serve\0{server.files.folder}".encode() in (folder / "cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def test_two_at_once_do_not_know_each_other(server: VirtualServer, tmp_path: Path) -> None:
+    with virtual_server(tmp_path) as other:
+        ipmitool(other, "power", "on")
+        assert "is off" in ipmitool(server, "power", "status")
+
+
+def test_a_target_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "targets").mkdir()
+    file = tmp_path / "targets" / "mine.toml"
+    file.write_text("schema = 1\n")
+    with pytest.raises(ConfigError, match="a target already"), virtual_server(tmp_path, name="mine"):
+        pass
+    assert file.read_text() == "schema = 1\n"
+
+
+def test_it_is_used_from_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "lab.toml").write_text("schema = 1\n")
+
+    def labctl(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([str(LABCTL), "virtual-server", *words], cwd=tmp_path, capture_output=True, text=True, timeout=90)
+
+    try:
+        started = labctl("start", "rack1", "--memory", "256M", "--json")
+        assert started.returncode == 0, started.stderr
+        assert json.loads(started.stdout)["power"] == "off"
+        assert "running" in labctl("list").stdout
+        assert labctl("start", "rack1").returncode == 3
+        assert json.loads(labctl("fault", "rack1", "late", "--arg", "0.1", "--json").stdout)["faults"] == {"late": 0.1}
+        assert "did you mean 'late'" in labctl("fault", "rack1", "lat").stderr
+        assert labctl("fault", "rack1", "silent", "--arg", "1").returncode == 2
+        assert json.loads(labctl("fault", "rack1", "clear", "--json").stdout)["faults"] == {}
+        password = (tmp_path / ".labctl/virtual-servers/rack1/password").read_text()
+        assert password not in (tmp_path / "targets/rack1.toml").read_text()
+    finally:
+        stopped = labctl("stop", "rack1")
+    assert stopped.stdout == "rack1: stopped\n"
+    assert labctl("delete", "rack1").returncode == 0
+    assert "did you mean" not in labctl("status", "rack1").stderr
+    assert not list((tmp_path / "targets").iterdir())
