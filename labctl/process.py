@@ -33,6 +33,8 @@ PACKAGES: Mapping[str, str] = {
     "make": "make",
     "gcc": "gcc",
     "git": "git",
+    "rustc": "rustc-web rust-web-src",
+    "ld.lld": "lld",
     "setpriv": "util-linux",
     "taskset": "util-linux",
     "ipmi_sim": "openipmi",

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -59,6 +58,8 @@ class Session:
     """Host CPUs that the machine is pinned to; empty: any."""
     watcher: Watcher = field(default_factory=Watcher)
 
+    words: str = field(default="", init=False)
+    """What the last `boot` asked for on the command line, behind the build's own words."""
     boots: list[Boot] = field(default_factory=list, init=False)
     """Every boot of this session that came to ``ready``, oldest first."""
     failure: TargetFailure | None = field(default=None, init=False)
@@ -95,10 +96,10 @@ class Session:
 
     @property
     def append(self) -> str:
-        """The kernel's command line: what the machine needs, then what the build needs."""
-        return " ".join(filter(None, (self.target.config.append, self.build.append)))
+        """The kernel's command line: what the machine needs, what the build needs, what was asked for by `boot`."""
+        return " ".join(filter(None, (self.target.config.append, self.build.append, self.words)))
 
-    @cached_property
+    @property
     def reproduce(self) -> str:
         """A shell command that shows the same boot by hand."""
         return self.machine.deploy.reproduce(self.build, self.append)
@@ -116,8 +117,13 @@ class Session:
             self.boot()
         return self.boots[-1]
 
-    def boot(self) -> Boot:
-        """Put the build on the machine, power cycle it and wait for ``ready``. BootFailed, KernelCrash, TargetHung, or the lab's own."""
+    def boot(self, append: str | None = None) -> Boot:
+        """Put the build on the machine, power cycle it and wait for ``ready``. BootFailed, KernelCrash, TargetHung, or the lab's own.
+
+        ``append``: more words on the kernel's command line, for this boot and those that follow.
+        """
+        if append is not None:
+            self.words = append
         return self._wait(self.power_on())
 
     def power_on(self) -> int:

@@ -39,6 +39,7 @@ from labctl.store.reader import read_run
 from labctl.store.writer import RunWriter
 
 if TYPE_CHECKING:
+    from labctl.parsers.ktap import Report
     from labctl.run.prepare import Prepared
     from labctl.run.workers import EarlyWorkers
 
@@ -522,6 +523,24 @@ def shell(target: Session, booted: Boot) -> Commands:
 def console(target: Session, booted: Boot) -> ConsoleExpect:
     """The booted machine's console with pexpect's API; nothing that it said since the boot began is lost."""
     return target.expect()
+
+
+@pytest.fixture
+def selftests(request: pytest.FixtureRequest, target: Session) -> Callable[[Boot], Report]:
+    """``selftests(target.boots[-1])``: what the kernel's own tests report on the console of a boot. Each is a test in the record."""
+    from labctl.machine.selftest import durations, read_report
+
+    attempt = request.config.stash[CELLS].attempt
+    name = _name(request.node)
+
+    def read(boot: Boot) -> Report:
+        report = read_report(target, boot)
+        for result, took in zip(report.results, durations(target, boot, report), strict=True):
+            reason = f"{result.name}: {result.reason or 'failed'}" if result.outcome is Outcome.FAIL else result.reason
+            attempt.add(TestResult(f"{name}::{result.name}", result.outcome, took, reason, result.details), None)
+        return report
+
+    return read
 
 
 @pytest.fixture

@@ -29,6 +29,8 @@ from labctl.model import Build, PowerState, Target
 from labctl.process import Child, run, start
 
 BINARIES = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64", "riscv64": "qemu-system-riscv64"}
+DEBUG_EXIT = 0xF4
+"""Port of isa-debug-exit, QEMU's own default; a value written there ends QEMU with the status ``value << 1 | 1``."""
 START_DEADLINE = 20.0
 """Seconds that QEMU may take to answer QMP, on a loaded host."""
 ENDING = 2.0
@@ -59,8 +61,9 @@ class _Process:
 class Qemu:
     """Options: ``machine`` (``q35``, ``microvm`` or any other of ``-machine``), ``accel``, ``tcg_thread`` (without KVM, the
     machine's CPUs take turns in one thread of the host, or have one each), ``cpu`` (``-cpu``; empty: the host's with KVM,
-    ``max`` without), ``firmware_console`` (the firmware speaks on the serial port), ``disk_bus``, ``extra`` (more arguments, as a list),
-    ``binary`` (another QEMU)."""
+    ``max`` without), ``bios`` (``-bios``: ``qboot.rom``; ``none`` for no firmware), ``firmware_console`` (the firmware speaks on the
+    serial port), ``debug_exit`` (a port by which the guest may end the machine, for one without power-off), ``disk_bus``, ``extra`` (more
+    arguments, as a list), ``binary`` (another QEMU)."""
 
     context: DriverContext
     transcript: Transcript
@@ -68,7 +71,9 @@ class Qemu:
     accel: Literal["auto", "kvm", "tcg"] = "auto"
     tcg_thread: Literal["single", "multi"] = "single"
     cpu: str = ""
+    bios: str = ""
     firmware_console: bool = True
+    debug_exit: bool = False
     disk_bus: Literal["nvme", "virtio", "none"] = "nvme"
     extra: list[str] = field(default_factory=list)
     binary: str = ""
@@ -202,7 +207,7 @@ class Qemu:
         config = self.context.target.config
         accelerator = accelerator_of(self.context.target, self.accel)
         machine = self.machine
-        if machine == "q35" and self.firmware_console:
+        if machine == "q35" and self.firmware_console and not self.bios:
             machine = "q35,graphics=off"
         if machine == "microvm":
             machine = "microvm,isa-serial=on,rtc=on"
@@ -220,6 +225,10 @@ class Qemu:
             *("-smp", str(config.cpus), "-m", f"{config.memory // 1024}K"),
             *("-kernel", str(build.kernel), "-append", append + _clock_words(self.machine, accelerator)),
         ]
+        if self.bios:
+            arguments += ["-bios", self.bios]
+        if self.debug_exit:
+            arguments += ["-device", f"isa-debug-exit,iobase={DEBUG_EXIT:#x},iosize=4"]
         if build.initrd is not None:
             arguments += ["-initrd", str(build.initrd)]
         if config.disk and self.disk_bus != "none":
@@ -281,6 +290,8 @@ class Qemu:
                 return "the guest panicked"
             case ["host-qmp-quit", *_]:
                 return "powered off by the lab"
+        if self.debug_exit and status > 1 and status & 1 and not reasons:
+            return f"the guest ended the machine by the debug port, with {status >> 1:#x}"
         how = f"signal {-status}" if status < 0 else f"status {status}"
         words = self._last_words()
         self._fault = f"QEMU ended with {how}" + (f": {words}" if words else "")

@@ -1,0 +1,271 @@
+"""KTAP, the report of a kernel's own tests: console bytes → what became of each test.
+
+Format: https://docs.kernel.org/dev-tools/ktap.html (KTAP 1); TAP 13 and 14 are read too. Pure. The bytes are a guest's: lines of others may
+stand between those of the report, numbers may be missing, the end may never come; what is said is safe to print, and bounded.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+
+from labctl.model import Outcome
+from labctl.parsers.text import visible
+
+MOST_RESULTS = 10_000
+"""More tests than that are a flood."""
+MOST_DEPTH = 16
+NAME_WIDTH = 160
+LINE_WIDTH = 1024
+"""Characters of a line that are looked at."""
+_LONGEST = 4 * LINE_WIDTH
+"""Bytes of them."""
+DETAIL_LINES = 60
+DETAIL_WIDTH = 240
+
+_STAMP = re.compile(rb"^\[ *[0-9]{1,7}\.[0-9]{1,9}\](?:\[ *[TC][0-9]+\])? ")
+# Whoever wrote before may have left the line unfinished.
+_VERSION = re.compile(r"^( *)(?:.*\W)?K?TAP version [0-9]+$")
+_PLAN = re.compile(r"^( *)1\.\.([0-9]{1,9})$")
+_RESULT = re.compile(r"^( *)(not )?ok(?: +([0-9]{1,9}))?(?: +(?:- )?(.*))?$")
+_SUBTEST = re.compile(r"^( *)# Subtest: *(.*)$")
+_DIRECTIVE = re.compile(r"^(SKIP|TODO|XFAIL|TIMEOUT|ERROR)\b[:\s]*(.*)$", re.IGNORECASE)
+_BAIL = re.compile(r"^ *Bail out!\s*(.*)$")
+_EXPECTED = ("TODO", "XFAIL")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one test."""
+
+    path: tuple[str, ...]
+    """Names of the groups around it, then its own."""
+    outcome: Outcome
+    """pass, fail or skip. A failure that its author expects (TODO, XFAIL) is a skip."""
+    reason: str = ""
+    details: str = ""
+    """What was said since the result before: diagnostics and whatever else was on the console, its last lines."""
+    end: int = 0
+    """Offset behind its line in what was fed."""
+
+    @property
+    def name(self) -> str:
+        return "/".join(self.path)
+
+
+@dataclass(frozen=True)
+class Report:
+    results: tuple[Result, ...]
+    """Of the tests that hold no others; a group only where it failed by itself or holds none."""
+    complete: bool
+    """All that the plan promises is there, or the kernel gave up and said so."""
+    problems: tuple[str, ...]
+    """Why the report can't be believed as it is: tests that the plan promises and that are missing, numbers out of order, ``Bail out!``."""
+    bail: str = ""
+
+
+@dataclass
+class _Group:
+    """The tests at one indentation, between two results of the group around them."""
+
+    indent: int
+    name: str = ""
+    plan: int | None = None
+    skipped: str = ""
+    count: int = 0
+    found: list[Result] = field(default_factory=list)
+    """Leaves below it, their paths relative to it."""
+    problems: list[str] = field(default_factory=list)
+
+    def close(self, name: str) -> None:
+        """It has ended: is all there?"""
+        if self.plan is not None and self.count != self.plan:
+            self.problems.append(f"{name + ': ' if name else ''}{self.plan} tests planned, {self.count} reported")
+
+    def take(self, inner: _Group, name: str) -> None:
+        """What a group inside of this one found, under its name."""
+        inner.close(name)
+        self.found += [replace(each, path=(name, *each.path)) for each in inner.found]
+        self.problems += inner.problems
+
+
+class Ktap:
+    """Fed with what the console says, as it comes. `done` tells when the report is over."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._fed = 0
+        self._groups: list[_Group] = []
+        self._said: list[str] = []
+        self._results = 0
+        self._bail = ""
+        self._restarted = False
+
+    @property
+    def begun(self) -> bool:
+        return bool(self._groups)
+
+    @property
+    def done(self) -> bool:
+        """Nothing more is to come by what the plan says, or the kernel gave up."""
+        if self._bail or self._results >= MOST_RESULTS:
+            return True
+        return len(self._groups) == 1 and self._groups[0].plan is not None and self._groups[0].count >= self._groups[0].plan
+
+    @property
+    def last(self) -> str:
+        """Name of the test that ended last; empty before the first."""
+        return next((group.found[-1].name for group in reversed(self._groups) if group.found), "")
+
+    def feed(self, data: bytes) -> None:
+        """More of the console. Lines may come in parts."""
+        *lines, rest = data.split(b"\n")
+        for raw in lines:
+            self._fed += len(raw) + 1
+            if not self.done:
+                self._line(self._rest + raw)
+            self._rest = b""
+        self._fed += len(rest)
+        self._rest = (self._rest + rest)[:_LONGEST]
+
+    def report(self) -> Report:
+        """What was reported so far."""
+        if self._rest and not self.done:
+            self._line(self._rest)
+            self._rest = b""
+        complete = self.done
+        if not self._groups:
+            return Report((), False, ("no KTAP report",))
+        top = self._folded()
+        problems = list(top.problems)
+        if not complete:
+            problems.append(f"the report is cut off{' after ' + self.last if self.last else ''}")
+        if self._restarted:
+            problems.append("a second report begins before the first one ends")
+        if self._bail:
+            problems.append(f"Bail out! {self._bail}".strip())
+        if self._results >= MOST_RESULTS:
+            problems.append(f"more than {MOST_RESULTS} results: the rest is not read")
+        found = top.found or ([Result(("all",), Outcome.SKIP, top.skipped)] if top.skipped else [])
+        return Report(_unique(found), complete, tuple(dict.fromkeys(problems)), self._bail)
+
+    def _folded(self) -> _Group:
+        """All groups as one. Those whose own result never came count all the same, under the name that they gave themselves."""
+        inner: _Group | None = None
+        for group in reversed(self._groups):
+            folded = replace(group, found=list(group.found), problems=list(group.problems))
+            if inner is not None:
+                folded.take(inner, inner.name or "?")
+            inner = folded
+        assert inner is not None  # noqa: S101  # the caller has looked
+        inner.close("")
+        return inner
+
+    # --- one line
+
+    def _line(self, raw: bytes) -> None:
+        text = visible(_STAMP.sub(b"", raw[:_LONGEST]).rstrip(b"\r\n")).replace("\t", "    ")[:LINE_WIDTH].rstrip()
+        head, _, words = text.partition("#")
+        head, words = head.rstrip(), words.strip()
+        if version := _VERSION.match(text):
+            self._begin(len(version[1]))
+        elif not self._groups:
+            pass  # what the kernel said before its report
+        elif bail := _BAIL.match(text):
+            self._bail = bail[1][:DETAIL_WIDTH] or "without a reason"
+        elif plan := _PLAN.match(head):
+            self._plan(len(plan[1]), int(plan[2]), words)
+        elif result := _RESULT.match(head):
+            self._result(len(result[1]), result[2] is None, int(result[3]) if result[3] else None, result[4] or "", words)
+        elif text:
+            if subtest := _SUBTEST.match(text):
+                self._name(len(subtest[1]), subtest[2][:NAME_WIDTH])
+            self._said.append(text.strip()[:DETAIL_WIDTH])
+            del self._said[:-DETAIL_LINES]
+
+    def _begin(self, indent: int) -> None:
+        if self._groups and indent <= self._groups[0].indent:
+            self._restarted = True
+            self._groups = []
+        self._at(indent)
+
+    def _at(self, indent: int) -> _Group:
+        """The group of an indentation; a deeper one than the present begins a group inside of it."""
+        if not self._groups or (indent > self._groups[-1].indent and len(self._groups) < MOST_DEPTH):
+            self._groups.append(_Group(indent))
+        return next((group for group in reversed(self._groups) if group.indent <= indent), self._groups[0])
+
+    def _name(self, indent: int, name: str) -> None:
+        # Before the group's version line by the specification, and in practice also behind it; indented as what it names.
+        group = self._at(indent)
+        if group is not self._groups[0]:
+            group.name = group.name or name
+
+    def _plan(self, indent: int, count: int, words: str) -> None:
+        group = self._at(indent)
+        if group.plan is None:
+            group.plan = count
+            if count == 0:
+                directive = _DIRECTIVE.match(words)
+                group.skipped = (directive[2] if directive else words)[:DETAIL_WIDTH] or "nothing to test"
+
+    def _result(self, indent: int, ok: bool, number: int | None, name: str, words: str) -> None:
+        group = self._at(indent)
+        self._results += 1
+        group.count += 1
+        called = name.strip()[:NAME_WIDTH] or f"test {number if number is not None else group.count}"
+        if number is not None and number != group.count:
+            group.problems.append(f"{called}: has number {number} where {group.count} was to come")
+            group.count = max(group.count, min(number, MOST_RESULTS))
+        inner: _Group | None = None
+        while self._groups[-1] is not group:
+            outer = self._groups.pop()
+            if inner is not None:
+                outer.take(inner, inner.name or "?")
+            inner = outer
+        details = "\n".join(self._said)
+        self._said = []
+        outcome, reason = _judged(ok, words)
+        below = inner.found if inner is not None else []
+        if inner is not None:
+            group.take(inner, called)
+            if outcome is Outcome.PASS and not below and inner.skipped:
+                outcome, reason = Outcome.SKIP, inner.skipped
+        if not below or (outcome is Outcome.FAIL and all(each.outcome is not Outcome.FAIL for each in below)):
+            group.found.append(Result((called,), outcome, reason or _why(outcome, details), details, self._fed))
+
+
+def parse(data: bytes) -> Report:
+    """The report in the whole of what a console said."""
+    reader = Ktap()
+    reader.feed(data)
+    return reader.report()
+
+
+def _judged(ok: bool, words: str) -> tuple[Outcome, str]:
+    directive = _DIRECTIVE.match(words)
+    if directive is None:
+        return (Outcome.PASS, "") if ok else (Outcome.FAIL, words[:DETAIL_WIDTH])
+    kind, reason = directive[1].upper(), directive[2][:DETAIL_WIDTH]
+    if kind == "SKIP":
+        return Outcome.SKIP, reason or "skipped by the kernel"
+    if kind in _EXPECTED:
+        return (Outcome.PASS, "") if ok else (Outcome.SKIP, f"fails as expected: {reason or kind}")
+    return Outcome.FAIL, f"{kind.lower()}: {reason}" if reason else kind.lower()
+
+
+def _why(outcome: Outcome, details: str) -> str:
+    """Of a failure that gives no reason itself: the last diagnostic before it."""
+    said = [line for line in details.splitlines() if line.startswith("#")] or details.splitlines()
+    return said[-1].lstrip("# ") if outcome is Outcome.FAIL and said else ""
+
+
+def _unique(results: list[Result]) -> tuple[Result, ...]:
+    """Two tests of one name are two tests."""
+    seen: dict[tuple[str, ...], int] = {}
+    found = []
+    for result in results:
+        times = seen[result.path] = seen.get(result.path, 0) + 1
+        path = result.path if times == 1 else (*result.path[:-1], f"{result.path[-1]}#{times}")
+        found.append(replace(result, path=path))
+    return tuple(found)

@@ -1,0 +1,31 @@
+"""Does a kernel boot that has nothing but a console, and do the tests pass that it runs on itself?"""
+
+import pytest
+
+from labctl.model import Direction, Metric, Outcome
+
+BOOT = Metric("boot.ready", "s", Direction.LOWER, "from power-on to ready")
+MILESTONE = Metric("boot.milestone", "s", Direction.LOWER, "from power-on to a milestone")
+
+
+@pytest.fixture
+def boot(target, build):
+    """One boot for all tests here. A build that asks for tests itself (``test=memory``) gets those, any other gets all."""
+    asked = any(word.startswith("test=") for word in build.append.split())
+    return target.boots[-1] if target.boots else target.boot(append="" if asked else "test=all")
+
+
+def test_reaches_ready(boot, record):
+    """The kernel says that it is ready, within the target's deadline."""
+    record(BOOT, boot.milestones["ready"])
+    for name, seconds in boot.milestones.items():
+        record(MILESTONE, seconds, milestone=name)
+
+
+def test_selftests(boot, selftests):
+    """Every test of the kernel's own passes, and none that it planned is missing."""
+    report = selftests(boot)
+    failed = [f"{result.name}: {result.reason}".rstrip(": ") for result in report.results if result.outcome is Outcome.FAIL]
+    assert not failed, f"{len(failed)} of {len(report.results)} failed: {'; '.join(failed[:5])}"
+    assert not report.problems, "; ".join(report.problems)
+    assert report.results, "the kernel reported no test"

@@ -1,0 +1,208 @@
+"""A kernel's own report of its tests: what recorded consoles say, and what hostile ones try."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labctl.model import Outcome
+from labctl.parsers import ktap
+from labctl.parsers.ktap import Ktap, parse
+
+CONSOLES = Path(__file__).parents[1] / "data/ktap"
+
+
+def outcomes(text: str) -> dict[str, str]:
+    return {result.name: result.outcome.value for result in parse(text.encode()).results}
+
+
+# The example of the specification, as it stands there.
+EXAMPLE = """\
+KTAP version 1
+1..1
+  KTAP version 1
+  1..3
+    KTAP version 1
+    1..1
+    # test_1: initializing test_1
+    ok 1 test_1
+  ok 1 example_test_1
+    KTAP version 1
+    1..2
+    ok 1 test_1 # SKIP test_1 skipped
+    ok 2 test_2
+  ok 2 example_test_2
+    KTAP version 1
+    1..3
+    ok 1 test_1
+    # test_2: FAIL
+    not ok 2 test_2
+    ok 3 test_3 # SKIP test_3 skipped
+  not ok 3 example_test_3
+not ok 1 main_test
+"""
+
+
+def test_the_specifications_example() -> None:
+    report = parse(EXAMPLE.encode())
+    assert outcomes(EXAMPLE) == {
+        "main_test/example_test_1/test_1": "pass",
+        "main_test/example_test_2/test_1": "skip",
+        "main_test/example_test_2/test_2": "pass",
+        "main_test/example_test_3/test_1": "pass",
+        "main_test/example_test_3/test_2": "fail",
+        "main_test/example_test_3/test_3": "skip",
+    }
+    assert (report.complete, report.problems) == (True, ())
+    failed = report.results[4]
+    assert (failed.reason, failed.details) == ("test_2: FAIL", "# test_2: FAIL")
+    assert report.results[1].reason == "test_1 skipped"
+    assert EXAMPLE.encode()[: failed.end].endswith(b"not ok 2 test_2\n")
+
+
+def test_lines_of_the_kernels_log_stand_between_and_before_the_report() -> None:
+    text = (
+        "Booting from ROM..KTAP version 1\r\n1..2\r\n[    0.1] INFO  memory: 3 pages\r\n[    0.123456] ok 1 pages\r\n"
+        "[   12.000001][   T1] # found 3\r\n[    0.2] WARN  ok is no result here\r\nnot ok 2 - heap\r\n"
+    )
+    report = parse(text.encode())
+    assert [(r.name, r.outcome.value) for r in report.results] == [("pages", "pass"), ("heap", "fail")]
+    assert report.results[1].reason == "found 3"
+    assert "WARN" in report.results[1].details
+
+
+@pytest.mark.parametrize(
+    ("line", "outcome", "reason"),
+    [
+        ("ok 1 a # SKIP no disk", Outcome.SKIP, "no disk"),
+        ("ok 1 a # skip", Outcome.SKIP, "skipped by the kernel"),
+        ("not ok 1 a # SKIP", Outcome.SKIP, "skipped by the kernel"),
+        ("not ok 1 a # TODO not written yet", Outcome.SKIP, "fails as expected: not written yet"),
+        ("ok 1 a # TODO not written yet", Outcome.PASS, ""),
+        ("not ok 1 a # XFAIL", Outcome.SKIP, "fails as expected: XFAIL"),
+        ("not ok 1 a # TIMEOUT 45 seconds", Outcome.FAIL, "timeout: 45 seconds"),
+        ("ok 1 a # ERROR no memory", Outcome.FAIL, "error: no memory"),
+        ("not ok 1 a # expected 3, got 4", Outcome.FAIL, "expected 3, got 4"),
+        ("ok 1 a # took 3 ms", Outcome.PASS, ""),
+        ("not ok 1 - a", Outcome.FAIL, ""),
+        ("not ok a", Outcome.FAIL, ""),
+        ("ok 1 a # SKIPPED by hand", Outcome.PASS, ""),
+    ],
+)
+def test_directives(line: str, outcome: Outcome, reason: str) -> None:
+    (result,) = parse(f"KTAP version 1\n1..1\n{line}\n".encode()).results
+    assert (result.name, result.outcome, result.reason) == ("a", outcome, reason)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("1..3\nok 1 a\nok 2 b\n", "3 tests planned, 2 reported"),
+        ("1..3\nok 1 a\nok 2 b\n", "the report is cut off after b"),
+        ("1..2\nok 1 a\nok 3 b\n", "b: has number 3 where 2 was to come"),
+        ("1..1\n  KTAP version 1\n  1..2\n  ok 1 x\nok 1 group\n", "group: 2 tests planned, 1 reported"),
+        ("1..1\n  KTAP version 1\n  # Subtest: group\n  1..2\n  ok 1 x\n", "group: 2 tests planned, 1 reported"),
+        ("1..4\nok 1 a\nBail out! no such test: memori\n", "Bail out! no such test: memori"),
+        ("1..2\nok 1 a\nKTAP version 1\n1..1\nok 1 a\n", "a second report begins before the first one ends"),
+        ("", "the report is cut off"),
+    ],
+)
+def test_a_report_that_is_not_whole_says_why(text: str, problem: str) -> None:
+    assert problem in parse(f"KTAP version 1\n{text}".encode()).problems
+
+
+def test_what_a_cut_off_group_reported_counts_under_its_own_name() -> None:
+    assert outcomes("KTAP version 1\n1..2\nok 1 a\n  KTAP version 1\n  # Subtest: disk\n  1..3\n  ok 1 read\n  not ok 2 write\n") == {
+        "a": "pass",
+        "disk/read": "pass",
+        "disk/write": "fail",
+    }
+
+
+def test_a_group_that_fails_by_itself_is_told() -> None:
+    text = "KTAP version 1\n1..1\n  KTAP version 1\n  1..1\n  ok 1 x\nnot ok 1 group # 3 pages leaked\n"
+    assert [(r.name, r.outcome.value, r.reason) for r in parse(text.encode()).results] == [
+        ("group/x", "pass", ""),
+        ("group", "fail", "3 pages leaked"),
+    ]
+
+
+def test_nothing_to_test() -> None:
+    assert outcomes("KTAP version 1\n1..0 # SKIP no disk here\n") == {"all": "skip"}
+    assert outcomes("KTAP version 1\n1..1\n  KTAP version 1\n  1..0 # SKIP no disk\nok 1 nvme\n") == {"nvme": "skip"}
+    nothing = parse(b"QuetzalCore OS v1.0\nok 1 this is no report\n")
+    assert (nothing.results, nothing.complete, nothing.problems) == ((), False, ("no KTAP report",))
+
+
+def test_two_tests_of_one_name_are_two() -> None:
+    assert list(outcomes("KTAP version 1\n1..3\nok 1 a\nnot ok 2 a\nok 3\n")) == ["a", "a#2", "test 3"]
+
+
+def test_the_end_is_known_when_the_last_line_comes() -> None:
+    reader = Ktap()
+    whole = EXAMPLE.encode()
+    for at in range(len(whole)):
+        assert not reader.done
+        assert reader.begun == (at >= len("KTAP version 1\n"))
+        reader.feed(whole[at : at + 1])
+    assert reader.done
+    assert reader.report() == parse(whole)
+    reader.feed(b"ok 2 more than planned\n")
+    assert reader.report() == parse(whole)
+
+
+def test_a_test_tells_the_terminal_nothing() -> None:
+    (result,) = parse(b"KTAP version 1\n1..1\n# \x1b]0;title\x07\nnot ok 1 \x1b[31mred\xe2\x80\xae\n").results
+    assert "\x1b" not in result.name + result.reason + result.details
+    assert "␛[31mred<U+202E>" in result.name
+
+
+def test_floods_are_bounded() -> None:
+    endless = b"KTAP version 1\n" + b"ok 1 a\n" * (ktap.MOST_RESULTS + 5)
+    assert len(parse(endless).results) == ktap.MOST_RESULTS
+    deep = b"KTAP version 1\n" + b"".join(b" " * indent + b"KTAP version 1\n" for indent in range(1, 900)) + b"ok 1 a\n"
+    assert len(parse(deep).results) == 1
+    wide = parse(b"KTAP version 1\n1..1\n" + b"# " + b"x" * 1_000_000 + b"\nnot ok 1 " + b"y" * 1_000_000 + b"\n")
+    assert len(wide.results[0].name) <= ktap.NAME_WIDTH
+    assert len(wide.results[0].details) <= ktap.DETAIL_WIDTH
+    chatty = parse(b"KTAP version 1\n1..1\n" + b"# one more\n" * 100_000 + b"ok 1 a\n")
+    assert len(chatty.results[0].details.splitlines()) == ktap.DETAIL_LINES
+
+
+LINES = st.sampled_from(
+    [
+        "KTAP version 1",
+        "1..2",
+        "1..0",
+        "ok 1 a",
+        "not ok 2 b # SKIP x",
+        "# Subtest: g",
+        "Bail out!",
+        "ok",
+        "noise",
+        "not ok",
+        "ok 99999999 z",
+    ]
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), LINES | st.text(max_size=20)), max_size=30), st.integers(1, 40))
+def test_whatever_comes_is_read_the_same_in_one_piece_and_in_many(lines: list[tuple[int, str]], step: int) -> None:
+    data = "\n".join([" " * 2 * indent + text for indent, text in lines]).encode("utf-8", "surrogatepass")
+    whole = parse(data)
+    reader = Ktap()
+    for at in range(0, len(data), step):
+        reader.feed(data[at : at + step])
+    assert reader.report() == whole
+    assert len({result.path for result in whole.results}) == len(whole.results)
+    assert [result.end for result in whole.results] == sorted(result.end for result in whole.results)
+
+
+def test_a_recorded_console() -> None:
+    report = parse(gzip.decompress((CONSOLES / "unknown-test.txt.gz").read_bytes()))
+    (result,) = report.results
+    assert (result.name, result.outcome, result.reason) == ("memori", Outcome.FAIL, "unknown test")
