@@ -22,6 +22,7 @@ mod tests;
 mod variant;
 
 use exit::Outcome;
+use memory::leak::Mark;
 
 /// Where the entry code of the architecture goes, with what the loader left in registers; on the boot stack, interrupts off.
 #[unsafe(no_mangle)]
@@ -52,10 +53,13 @@ extern "C" fn kernel_main(first: usize, second: usize) -> ! {
     pci::init();
     milestone::reached("init");
 
+    let mark = Mark::now();
     variant::run(options.variant);
     milestone::reached("ready");
     milestone::summary();
 
-    let outcome = if options.tests.is_empty() { Outcome::Success } else { tests::run(options.tests) };
-    exit::exit(outcome)
+    let tested = if options.tests.is_empty() { Outcome::Success } else { tests::run(options.tests) };
+    let clean = mark.check();
+    memory::report();
+    exit::exit(if clean { tested } else { Outcome::Failure })
 }

@@ -28,6 +28,7 @@ pub struct Region {
 
 const MOST: usize = 128;
 
+#[derive(Clone)]
 pub struct Map {
     regions: [Region; MOST],
     count: usize,

@@ -9,6 +9,9 @@ pub mod paging;
 
 use crate::arch;
 use crate::boot::BootInfo;
+use crate::lock::Lock;
+
+static MAP: Lock<map::Map> = Lock::new(map::Map::new());
 
 /// Bytes below which the kernel does not try.
 const LEAST: u64 = 8 << 20;
@@ -26,8 +29,15 @@ pub fn init(boot: &BootInfo) -> Result<(), &'static str> {
     pages::init(&boot.memory, arch::MAPPED_AT_ENTRY)?;
     paging::init(&boot.memory)?;
     pages::extend(&boot.memory, arch::MAPPED_AT_ENTRY);
+    *MAP.lock() = boot.memory.clone();
     report();
     Ok(())
+}
+
+/// Whether an address is one of the memory that the loader called usable.
+pub fn is_usable(address: usize) -> bool {
+    let map = MAP.lock();
+    map.regions().iter().any(|region| region.kind == map::Kind::Usable && (region.start..region.end).contains(&(address as u64)))
 }
 
 /// The statistics, as a line of the log.

@@ -3,6 +3,8 @@
 //!
 //! All three architectures have tables of 512 entries in levels; what an entry looks like is `arch::mmu`'s.
 
+use core::sync::atomic::{AtomicUsize, Ordering};
+
 use super::map::{Kind, Map};
 use super::pages::{self, PAGE};
 use crate::arch::{self, mmu};
@@ -38,7 +40,7 @@ pub struct Space {
 
 impl Space {
     pub fn new() -> Result<Space, Fault> {
-        Ok(Space { root: pages::allocate_zeroed(0).ok_or(Fault::NoMemory)? as *mut u64 })
+        Ok(Space { root: new_table()? as *mut u64 })
     }
 
     /// Map whole pages, by the largest that fit. What was mapped before a failure stays mapped.
@@ -98,10 +100,7 @@ impl Space {
         for above in (level + 1..mmu::LEVELS).rev() {
             let entry = unsafe { table.add(address / span(above) % ENTRIES) };
             match unsafe { entry.read() } {
-                0 if make => {
-                    let below = pages::allocate_zeroed(0).ok_or(Fault::NoMemory)?;
-                    unsafe { entry.write(mmu::table(below)) };
-                }
+                0 if make => unsafe { entry.write(mmu::table(new_table()?)) },
                 0 => return Err(Fault::NotMapped),
                 there if !mmu::is_table(there, above) => return Err(Fault::AlreadyMapped),
                 _ => {}
@@ -110,6 +109,20 @@ impl Space {
         }
         Ok(unsafe { table.add(address / span(level) % ENTRIES) })
     }
+}
+
+/// Pages that are tables; they stay when what they map goes.
+static TABLES: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes in page tables.
+pub fn tables() -> usize {
+    TABLES.load(Ordering::Relaxed) * PAGE
+}
+
+fn new_table() -> Result<usize, Fault> {
+    let table = pages::allocate_zeroed(0).ok_or(Fault::NoMemory)?;
+    TABLES.fetch_add(1, Ordering::Relaxed);
+    Ok(table)
 }
 
 static KERNEL: Lock<Option<Space>> = Lock::new(None);

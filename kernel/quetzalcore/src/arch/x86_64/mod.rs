@@ -75,6 +75,11 @@ pub fn frame_pointer() -> usize {
     frame
 }
 
+/// An address that overflowing the stack reaches first.
+pub fn stack_guard() -> usize {
+    &raw const boot_stack_guard as usize
+}
+
 /// The return address of the stack frame at `frame`, and the caller's frame; None where no frame can be.
 pub fn caller(frame: usize) -> Option<(usize, usize)> {
     let stack = &raw const boot_stack_guard as usize + 4096..&raw const boot_stack_top as usize - 8;
@@ -85,16 +90,29 @@ pub fn caller(frame: usize) -> Option<(usize, usize)> {
     Some(unsafe { (words.add(1).read(), words.read()) })
 }
 
-/// Exactly `count` instructions more than with a count of 0, for any count.
+/// Executes exactly `count` instructions more than it does for a count of 0.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn boot_delay(count: u64) {
-    // A turn of the loop is two instructions; an odd one is a jump that is not taken around nothing.
+    // `count` single instructions at the end of a row of 64, entered where as many are left as the loop of 64 leaves over.
     unsafe {
         asm!(
-            "2: sub {0}, 2",
-            "jae 2b",
-            inout(reg) count => _, options(nomem, nostack)
+            "lea {place}, [rip + 3f]",
+            "mov {rest:e}, {count:e}",
+            "and {rest}, 63",
+            "sub {place}, {rest}",
+            "jmp {place}",
+            ".rept 63", "nop", ".endr",
+            "3:",
+            "and {count}, -64",
+            "jz 5f",
+            "4:",
+            ".rept 62", "nop", ".endr",
+            "sub {count}, 64",
+            "jnz 4b",
+            "5:",
+            count = inout(reg) count => _, rest = out(reg) _, place = out(reg) _,
+            options(nomem, nostack)
         );
     }
 }

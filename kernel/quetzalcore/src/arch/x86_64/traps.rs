@@ -121,6 +121,40 @@ pub fn init() {
     }
 }
 
+// Accesses that may fail: `trap` knows where they are, and goes on at try_failed.
+global_asm!(
+    "can_read: try_read: mov (%rdi), %al",
+    "mov $1, %eax",
+    "ret",
+    "can_write: mov $1, %eax",
+    "mov (%rdi), %dl", // what may be read keeps its value
+    "try_write: mov %dl, (%rdi)",
+    "ret",
+    "try_failed: xor %eax, %eax",
+    "ret",
+    options(att_syntax)
+);
+
+unsafe extern "C" {
+    #[link_name = "can_read"]
+    fn read_succeeds(address: usize) -> bool;
+    #[link_name = "can_write"]
+    fn write_succeeds(address: usize) -> bool;
+    static try_read: u8;
+    static try_write: u8;
+    static try_failed: u8;
+}
+
+/// Whether the byte at an address can be read.
+pub fn can_read(address: usize) -> bool {
+    unsafe { read_succeeds(address) }
+}
+
+/// Whether the byte at an address can be written, if it can be read.
+pub fn can_write(address: usize) -> bool {
+    can_read(address) && unsafe { write_succeeds(address) }
+}
+
 const NAMES: [&str; 22] = [
     "divide error", "debug", "NMI", "breakpoint", "overflow", "bound range exceeded", "invalid opcode", "no FPU", "double fault", "",
     "invalid TSS", "segment not present", "stack fault", "general protection fault", "page fault", "", "FPU error", "alignment check",
@@ -131,6 +165,11 @@ const NAMES: [&str; 22] = [
 extern "C" fn trap(frame: &mut Frame) {
     if frame.vector >= 32 {
         return super::interrupts::dispatch(frame.vector as usize);
+    }
+    let tried = [&raw const try_read as u64, &raw const try_write as u64].contains(&frame.rip);
+    if tried {
+        frame.rip = &raw const try_failed as u64;
+        return;
     }
     let name = NAMES.get(frame.vector as usize).copied().unwrap_or("");
     let address: u64;
