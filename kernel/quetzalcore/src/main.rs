@@ -10,12 +10,18 @@ extern crate alloc;
 #[macro_use]
 mod console;
 mod arch;
+#[cfg(target_arch = "x86_64")]
+mod block;
 mod boot;
 mod cmdline;
 mod exit;
+#[cfg(target_arch = "x86_64")]
+mod ext4;
 mod lock;
 mod memory;
 mod milestone;
+#[cfg(target_arch = "x86_64")]
+mod nvme;
 mod panic;
 mod pci;
 mod tests;
@@ -43,6 +49,8 @@ extern "C" fn kernel_main(first: usize, second: usize) -> ! {
     };
     console::set_level(options.log);
     exit::configure(options.exit);
+    #[cfg(target_arch = "x86_64")]
+    tests::storage::configure(&options);
     info!("boot: by {} on {}, command line \"{}\"", boot.protocol, arch::NAME, boot.command_line);
     arch::cpu::describe();
 

@@ -75,6 +75,15 @@ impl<D: BlockDevice> Ext4<D> {
         self.sb.block_size
     }
 
+    /// Where the first run of a file's blocks lies: the block on the disk, and how many.
+    pub fn first_run(&mut self, number: u32) -> Result<(u64, u32)> {
+        let inode = self.inode(number)?;
+        match self.map(&inode, 0)? {
+            extent::Mapping::Written { physical, count } => Ok((physical, count)),
+            _ => Err(Error::NotFound),
+        }
+    }
+
     pub fn free_bytes(&self) -> u64 {
         self.sb.free_blocks().saturating_mul(self.sb.block_size as u64)
     }

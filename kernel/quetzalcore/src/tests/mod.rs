@@ -3,6 +3,8 @@
 mod boot;
 mod memory;
 mod pci;
+#[cfg(target_arch = "x86_64")]
+pub mod storage;
 
 use crate::exit::Outcome;
 use crate::memory::leak::Mark;
@@ -17,7 +19,17 @@ pub enum Ended {
 /// Name, test.
 type Test = (&'static str, fn() -> Ended);
 
-const GROUPS: &[(&str, &[Test])] = &[("boot", boot::TESTS), ("memory", memory::TESTS), ("pci", pci::TESTS)];
+const GROUPS: &[(&str, &[Test])] = &[
+    ("boot", boot::TESTS),
+    ("memory", memory::TESTS),
+    ("pci", pci::TESTS),
+    #[cfg(target_arch = "x86_64")]
+    ("nvme", storage::NVME),
+    #[cfg(target_arch = "x86_64")]
+    ("ext4", storage::EXT4),
+    #[cfg(target_arch = "x86_64")]
+    ("iops", storage::IOPS),
+];
 
 /// The test fails, and says why, unless the condition holds.
 macro_rules! check {

@@ -10,6 +10,9 @@ const APIC: usize = 0xfee0_0000;
 const ID: usize = 0x20;
 const END_OF_INTERRUPT: usize = 0xb0;
 const SPURIOUS: usize = 0xf0;
+const TIMER: usize = 0x320;
+const TIMER_COUNT: usize = 0x380;
+const TIMER_DIVISOR: usize = 0x3e0;
 
 /// Vectors below are the processor's own, those above the APIC's.
 const FIRST: usize = 0x30;
@@ -81,4 +84,25 @@ pub fn disable() {
 #[allow(dead_code)]
 pub fn wait() {
     unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+}
+
+/// As `wait`, and not much longer than this, by the APIC's timer. Its rate is taken for 1 GHz: who must know looks at the clock.
+pub fn wait_at_most(nanoseconds: u64) {
+    static ALARM: Lock<Option<Message>> = Lock::new(None);
+    let mut alarm = ALARM.lock();
+    if alarm.is_none() {
+        *alarm = allocate(|_| {}, 0);
+        if let Some(message) = *alarm {
+            write(TIMER_DIVISOR, 0b1010); // by 128
+            write(TIMER, message.data); // once
+        }
+    }
+    drop(alarm);
+    write(TIMER_COUNT, (nanoseconds / 128).clamp(1, u64::from(u32::MAX)) as u32);
+    wait();
+}
+
+/// Take what is pending, without waiting; call with interrupts disabled.
+pub fn poll() {
+    unsafe { asm!("sti", "nop", "cli", options(nostack)) };
 }
