@@ -143,6 +143,8 @@ class TargetConfig(_File):
     """How many owners may hold it at once: 1 for a real machine, more for a config of an emulator."""
     append: str = ""
     """Words that this machine needs on the kernel's command line (its console, what emulation needs)."""
+    channel: Channel = Channel.WALL
+    """How figures are taken on it unless the matrix or the command line says otherwise."""
     boot: BootExpectation = BootExpectation()
     drivers: Annotated[Mapping[str, Mapping[str, Any]], Field(min_length=1)]
     """Driver name → its options; each driver fills the roles that it has."""
@@ -183,6 +185,8 @@ class MatrixConfig(_File):
     builds: tuple[str, ...]
     targets: tuple[str, ...]
     suites: tuple[str, ...]
+    channels: tuple[Channel, ...] = ()
+    """Each cell runs once a channel; empty: in that of its target."""
     repeat: Annotated[int, Field(ge=1, le=10000)] = 1
     include: tuple[MatrixRule, ...] = ()
     exclude: tuple[MatrixRule, ...] = ()

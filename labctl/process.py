@@ -145,6 +145,7 @@ def start(
     stderr: int | IO[bytes] | None = None,
     stdout: int | IO[bytes] | None = None,
     cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
     cpus: Sequence[int] = (),
 ) -> Child:
     """Start a process that the kernel kills when the calling *thread* ends: call it from a thread that lives as long as the process.
@@ -161,6 +162,7 @@ def start(
             stdout=stdout if stdout is not None else subprocess.DEVNULL,
             stderr=stderr if stderr is not None else subprocess.DEVNULL,
             cwd=cwd,
+            env=None if env is None else dict(env),
             start_new_session=True,
         )
     )

@@ -12,6 +12,7 @@ import typer
 
 from labctl.cli.verb import Json, complete_build, complete_matrix, complete_suite, complete_target, new_app, print_json, print_table
 from labctl.errors import ConfigError
+from labctl.model import Channel
 
 if TYPE_CHECKING:
     from labctl.run.prepare import Planned
@@ -33,6 +34,7 @@ def matrix(
     ] = None,
     target: Annotated[list[str] | None, typer.Option(autocompletion=complete_target, help="Targets by name or glob.")] = None,
     suite: Annotated[list[str] | None, typer.Option(autocompletion=complete_suite, help="Suites by name or glob.")] = None,
+    channel: Annotated[list[Channel] | None, typer.Option(help="wall: real time; icount: counted instructions. Repeatable.")] = None,
     repeat: Annotated[int | None, typer.Option(min=1, help="Run each cell this many times.")] = None,
     workers: Annotated[int | None, typer.Option("-n", "--workers", min=1, help="Cells at a time (default: the host's CPUs).")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of the runs (default: the lab's).")] = None,
@@ -47,6 +49,7 @@ def matrix(
     $ labctl run matrix --dry-run
     $ labctl run matrix default --target 'qemu-1c*'
     $ labctl run matrix --build ./bzImage --suite boot --repeat 5 -n 2
+    $ labctl run matrix --target 'qemu-1c*' --channel icount
 
     Exit status: 0 pass, 1 fail, 2 bad configuration, 3 the lab's own fault, 130 interrupted.
     """
@@ -56,7 +59,7 @@ def matrix(
     lab = this_lab()
     planned = plan(
         lab,
-        Request(name, tuple(build or ()), tuple(target or ()), tuple(suite or ()), repeat, results.absolute() if results else None),
+        Request(name, tuple(build or ()), tuple(target or ()), tuple(suite or ()), repeat, results.absolute() if results else None, tuple(channel or ())),
     )
     if dry_run:
         _show_plan(planned, as_json)

@@ -74,6 +74,8 @@ _STAMPED = 256 << 10
 """Bytes of a boot's console that kernel stamps are read from: a kernel says some 30 KB."""
 _LAST_WORDS = 4 << 10
 _BANNERS = 64
+_STAMP = re.compile(rb"\[ *(\d+\.\d{6})\] $")
+_STAMP_WIDTH = 24
 _BANNER_WIDTH = 200
 
 
@@ -89,6 +91,13 @@ class Boot:
     """Name → seconds from power-on, in the order in which they were reached. Those that the console did not show are absent."""
     kernel_stamps: tuple[tuple[float, str], ...]
     """The kernel's own longest silences, longest first; see `slow_phases`."""
+    offsets: Mapping[str, int] = field(default_factory=dict)
+    """Where in the transcript each milestone begins."""
+    kernel_clock: Mapping[str, float] = field(default_factory=dict)
+    """The guest's own clock at a milestone, in seconds, where its line begins with it."""
+    instructions: Mapping[str, int] = field(default_factory=dict)
+    """On the channel ``icount``: instructions of all CPUs from power-on to the first byte of each milestone."""
+    instructions_by_cpu: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def wait_for_ready(
@@ -179,6 +188,8 @@ class _Attempt:
     alive: Callable[[], str | None]
     target: str
     milestones: dict[str, float] = field(default_factory=dict)
+    offsets: dict[str, int] = field(default_factory=dict)
+    kernel_clock: dict[str, float] = field(default_factory=dict)
     banners: Counter[tuple[str, bytes]] = field(default_factory=Counter)
 
     # --- what the console says ------------------------------------------------------------------------------------------
@@ -190,6 +201,9 @@ class _Attempt:
         if name in self.milestones:
             return False
         self.milestones[name.value] = (match.t_ns - self.t0_ns) / 1e9
+        self.offsets[name.value] = match.offset
+        if stamp := _STAMP.search(self.transcript.read(max(self.since, match.offset - _STAMP_WIDTH), match.offset)):
+            self.kernel_clock[name.value] = float(stamp[1])
         return True
 
     def _count(self, name: Milestone, match: Match) -> None:
@@ -215,7 +229,14 @@ class _Attempt:
 
     def boot(self, ready: Match) -> Boot:
         said = self.transcript.read(self.since, min(ready.end, self.since + _STAMPED))
-        return Boot(self.t0_ns, self.since, MappingProxyType(dict(self.milestones)), slow_phases(stamps(said)))
+        return Boot(
+            self.t0_ns,
+            self.since,
+            MappingProxyType(dict(self.milestones)),
+            slow_phases(stamps(said)),
+            MappingProxyType(dict(self.offsets)),
+            MappingProxyType(dict(self.kernel_clock)),
+        )
 
     # --- what it does not say -------------------------------------------------------------------------------------------
 

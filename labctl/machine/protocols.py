@@ -7,6 +7,7 @@ A driver is a frozen-looking dataclass: its fields are its options; a field type
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -94,4 +95,19 @@ class Shell(Protocol):
         """Let go of the channel; the machine stays as it is."""
 
 
-ROLES: tuple[type, ...] = (Power, Console, Deploy, Shell)
+@runtime_checkable
+class Counter(Protocol):
+    """Counts the machine's instructions, where something can: a fifth role that few targets have, for the channel ``icount``."""
+
+    def instructions(self, offset: int) -> tuple[int, ...] | None:
+        """Of each CPU, from power-on until the byte at ``offset`` of the transcript was said, while the machine is on. None if that byte
+        was not counted: it was said on another channel, before the last power-on, or too late to be kept."""
+
+    def trace(self, offsets: Sequence[int]) -> None:
+        """In the next life of the machine count by address too, with a snapshot at each of these bytes after power-on (ascending)."""
+
+    def traced(self) -> bytes:
+        """The snapshots so far; `labctl.parsers.icount.snapshots` reads them."""
+
+
+ROLES: tuple[type, ...] = (Power, Console, Deploy, Shell, Counter)

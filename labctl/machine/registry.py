@@ -22,9 +22,9 @@ from pydantic import BaseModel, ConfigDict, create_model
 from labctl.config import nearest, validate
 from labctl.errors import ConfigError, Problem
 from labctl.machine import drivers
-from labctl.machine.protocols import ROLES, Console, Deploy, DriverContext, Power, Shell
+from labctl.machine.protocols import ROLES, Console, Counter, Deploy, DriverContext, Power, Shell
 from labctl.machine.transcript import Transcript
-from labctl.model import Target
+from labctl.model import Channel, Target
 
 R = TypeVar("R")
 
@@ -106,8 +106,32 @@ def check(target: Target) -> None:
             problems.append(
                 Problem(_where(target), f"drivers.{name}", f"needs a {kind.__name__} ({field})", "add a driver that fills that role")
             )
+    if not problems and target.config.channel is Channel.ICOUNT and (why := why_not_counted(target)):
+        problems.append(Problem(_where(target), "channel", f"icount: {why}", "wall, or a machine that QEMU emulates without KVM"))
     if problems:
         raise ConfigError(problems)
+
+
+def why_not_counted(target: Target) -> str:
+    """Why instructions cannot be counted on a target; empty if they can: what its `Counter` says in ``why_not_counted(target, options)``."""
+    for name, options in target.config.drivers.items():
+        if Counter in roles_of(driver := load(name)):
+            says = getattr(driver, "why_not_counted", None)
+            return str(says(target, options)) if callable(says) else ""
+    return "no driver of the target counts instructions"
+
+
+def on_channel(target: Target, channel: Channel) -> Target:
+    """The target as a cell of that channel has it. A driver may change the machine for it (``counted(config, options)``)."""
+    config = target.config
+    if channel is Channel.WALL and config.channel is Channel.WALL:
+        return target
+    config = config.model_copy(update={"channel": channel})
+    if channel is Channel.ICOUNT:
+        for name, options in config.drivers.items():
+            if callable(counted := getattr(load(name), "counted", None)):
+                config = counted(config, options)
+    return Target(target.name, config)
 
 
 def host_programs(target: Target) -> list[str]:

@@ -8,19 +8,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from labctl.deadline import Deadline
-from labctl.errors import CommandFailed, ConsoleLost, InfraError, KernelCrash, LabctlError, PowerError, TargetFailure, TargetHung
+from labctl.errors import (
+    CommandFailed,
+    ConsoleLost,
+    InfraError,
+    KernelCrash,
+    LabctlError,
+    ManagementError,
+    PowerError,
+    TargetFailure,
+    TargetHung,
+)
 from labctl.machine.boot import Boot, explain, wait_for_ready
 from labctl.machine.expect import ConsoleExpect
-from labctl.machine.protocols import CommandResult, DriverContext, Power, Shell
+from labctl.machine.protocols import CommandResult, Counter, DriverContext, Power, Shell
 from labctl.machine.registry import Machine, assemble
 from labctl.machine.transcript import ConsoleEnded, Transcript
-from labctl.model import Build, PowerState, Target, TargetConfig
+from labctl.model import Build, Channel, PowerState, Target, TargetConfig
 from labctl.parsers.crash import find_crash
 
 POWER_DEADLINE = 30.0
@@ -147,9 +157,9 @@ class Session:
         self._attempted += 1
         self.transcript.note(f"reset, boot {self._attempted}")
         self.watcher.status("booting")
-        return self._wait(self.machine.power.reset(Deadline.after(POWER_DEADLINE)))
+        return self._wait(self.machine.power.reset(Deadline.after(POWER_DEADLINE)), counted=False)
 
-    def _wait(self, t0_ns: int) -> Boot:
+    def _wait(self, t0_ns: int, *, counted: bool = True) -> Boot:
         try:
             boot = wait_for_ready(
                 self.transcript,
@@ -165,12 +175,29 @@ class Session:
         except TargetFailure as failure:
             self.failure = failure
             raise
+        if counted and self.target.config.channel is Channel.ICOUNT:
+            boot = self._counted(boot)
         self._up = True
         self._searched = self.transcript.size
         self.boots.append(boot)
         self.watcher.booted(boot)
         self.watcher.status("testing")
         return boot
+
+    def _counted(self, boot: Boot) -> Boot:
+        """With the instructions to each milestone. ManagementError if one was not counted: half a measurement is none."""
+        counter = self.machine.role(Counter)  # type: ignore[type-abstract]
+        by_cpu: dict[str, tuple[int, ...]] = {}
+        for name, offset in boot.offsets.items():
+            counts = counter.instructions(offset)
+            if counts is None:
+                raise ManagementError(
+                    f"the instructions to {name} were not counted",
+                    target=self.target.name,
+                    remedy="counts are kept for the first MiB of a boot's console",
+                )
+            by_cpu[name] = counts
+        return replace(boot, instructions={name: sum(counts) for name, counts in by_cpu.items()}, instructions_by_cpu=by_cpu)
 
     def _how_it_ended(self) -> str | None:
         """None while the machine is on. Raises InfraError where it ended by a fault of the lab's."""

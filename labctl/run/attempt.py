@@ -73,7 +73,8 @@ class CellAttempt:
     @cached_property
     def session(self) -> Session:
         """The target, held and off. TargetBusy, or InfraError when the host has no room in time."""
-        target, build = self.work.targets[self.cell.target], self.work.builds[self.cell.build]
+        target = registry.on_channel(self.work.targets[self.cell.target], self.cell.channel)
+        build = self.work.builds[self.cell.build]
         deadline = Deadline.after(WAIT_DEADLINE)
         stack = self._machine_stack = self._stack.enter_context(ExitStack())
         self.record.status("leasing")

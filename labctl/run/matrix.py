@@ -1,4 +1,4 @@
-"""Axes → cells: builds × targets × suites, plus includes, minus excludes, narrowed by the command line. Pure.
+"""Axes → cells: builds × targets × suites × channels, plus includes, minus excludes, narrowed by the command line. Pure.
 
 A pattern is a name or a glob (`fnmatch`, case counts) over what the lab has; one that finds nothing is a mistake of its author,
 told with the nearest name. Every mistake is told at once.
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import product
+from types import MappingProxyType
 
 from labctl.config import nearest
 from labctl.errors import ConfigError, Problem
@@ -25,7 +26,7 @@ _AXES = ("build", "target", "suite")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do. Order: builds, targets, suites as the matrix lists them, then the repeat."""
+    """What a run will do. Order: builds, targets, suites as the matrix lists them, then channel and repeat."""
 
     cells: tuple[Cell, ...]
     left_out: tuple[LeftOut, ...]
@@ -46,13 +47,17 @@ def expand(
     only_suites: Sequence[str] = (),
     extra_builds: Sequence[str] = (),
     repeat: int | None = None,
-    channel: Channel = Channel.WALL,
+    channels: Sequence[Channel] = (),
+    channel_of_target: Mapping[str, Channel] = MappingProxyType({}),
+    uncountable: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
     """The cells of ``matrix`` in a lab that has these builds, targets and suites (a mapping by name will do).
 
     ``only_*`` are the command line's ``--build``, ``--target``, ``--suite``: each narrows its axis to what the matrix names; one
     that finds nothing there selects from the whole lab. ``extra_builds`` are files given as ``--build PATH``, by the name they got:
-    selected whether the lab has them or not. A name without an entry in ``arch_of_*`` fits every architecture.
+    selected whether the lab has them or not. A name without an entry in ``arch_of_*`` fits every architecture. ``channels`` is the
+    command line's ``--channel``; where neither it nor the matrix says any, a cell is on the channel of its target. ``uncountable`` says
+    of targets why they cannot be on the channel ``icount``.
 
     Raises ConfigError for patterns that find nothing, for a repeat or a matrix out of bounds, and if no cell is left, with what
     left them out.
@@ -79,12 +84,19 @@ def expand(
         raise ConfigError(problems)
 
     points = _points(listed, named, includes, selected, where)
-    kept, left_out = _sift(points, excludes, arch_of_build, arch_of_target, channel)
-    if not kept:
+    kept, out = _sift(points, excludes, arch_of_build, arch_of_target)
+    asked = tuple(dict.fromkeys(channels or matrix.channels))
+
+    def of(target: str) -> tuple[Channel, ...]:
+        return asked or (channel_of_target.get(target, Channel.WALL),)
+
+    left_out = [LeftOut(Cell(*point, channel), why) for point, why in out for channel in of(point[1])]
+    left_out += [LeftOut(Cell(*p, Channel.ICOUNT), why) for p in kept if Channel.ICOUNT in of(p[1]) and (why := uncountable.get(p[1]))]
+    on = [(p, c) for p in kept for c in of(p[1]) if c is Channel.WALL or p[1] not in uncountable]
+    if not on:
         raise ConfigError([Problem(where, "", "no cell is left to run", _why_none(left_out))])
-    _bound(len(kept) * repeats, where)
-    cells = tuple(Cell(b, t, s, channel, r) for b, t, s in kept for r in range(1, repeats + 1))
-    return Plan(cells, tuple(left_out))
+    _bound(len(on) * repeats, where)
+    return Plan(tuple(Cell(*point, channel, r) for point, channel in on for r in range(1, repeats + 1)), tuple(left_out))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +213,9 @@ def _sift(
     excludes: Sequence[_Rule],
     arch_of_build: Mapping[str, str],
     arch_of_target: Mapping[str, str],
-    channel: Channel,
-) -> tuple[list[_Point], list[LeftOut]]:
+) -> tuple[list[_Point], list[tuple[_Point, str]]]:
     kept: list[_Point] = []
-    left_out: list[LeftOut] = []
+    left_out: list[tuple[_Point, str]] = []
     pair: tuple[str, str] | None = None
     reason = ""
     rules: list[_Rule] = []
@@ -217,7 +228,7 @@ def _sift(
             reason = _arch_reason(arch_of_build.get(build), arch_of_target.get(target))
         out = next((r.reason for r in rules if suite in r.sets[2]), reason) if rules else reason
         if out:
-            left_out.append(LeftOut(Cell(build, target, suite, channel), out))
+            left_out.append((point, out))
         else:
             kept.append(point)
     return kept, left_out

@@ -29,7 +29,7 @@ from labctl.machine.boot import Boot
 from labctl.machine.expect import ConsoleExpect
 from labctl.machine.protocols import CommandResult
 from labctl.machine.session import COMMAND_DEADLINE, Session
-from labctl.model import Build, Cell, Metric, Outcome, RunResult, Sample, TestResult, parse_size
+from labctl.model import Build, Cell, Channel, Metric, Outcome, RunResult, Sample, TestResult, parse_size
 from labctl.run.attempt import CellAttempt
 from labctl.run.scheduler import IDLE, CellScheduling
 from labctl.run.work import Work
@@ -68,12 +68,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--build", action="append", default=[], metavar="NAME", help="a build by name or glob, or a kernel file; repeatable")
     group.addoption("--target", action="append", default=[], metavar="NAME", help="a target by name or glob; repeatable")
     group.addoption("--repeat", type=int, metavar="K", help="run each cell K times")
+    group.addoption("--channel", action="append", default=[], choices=list(Channel), help="wall: real time; icount: counted instructions")
     group.addoption("--results", type=Path, metavar="DIR", help="folder of the runs (default: the lab's)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for line in (
-        "requires(cpus=N, memory='1G', arch=..., tags=[...], build='glob'): skip where the target or the build is not like that",
+        "requires(cpus=N, memory='1G', arch=..., tags=[...], build='glob', channel='wall'): skip where the target or the build is not like that",
         "benchmark: measures wall time; the cell gets the whole host and is pinned",
     ):
         config.addinivalue_line("markers", line)
@@ -119,7 +120,15 @@ def _prepare(config: pytest.Config) -> Prepared:
     }
     if not suites:
         raise ConfigError(f"no suite of this lab in {' '.join(config.args)}")
-    request = Request(options.matrix, tuple(options.build), tuple(options.target), tuple(sorted(suites)), options.repeat, options.results)
+    request = Request(
+        options.matrix,
+        tuple(options.build),
+        tuple(options.target),
+        tuple(sorted(suites)),
+        options.repeat,
+        options.results,
+        tuple(map(Channel, options.channel)),
+    )
     return prepare(plan(lab, request), sys.argv, lambda line: print(line, file=sys.stderr))
 
 
@@ -224,10 +233,12 @@ class WorkerHooks:
 
     @pytest.hookimpl
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> CellScheduling:
-        cpus = {name: registry.host_cpus(target) for name, target in self.prepared.planned.targets.items()}
+        targets = self.prepared.planned.targets
+        points = {(cell.target, cell.channel) for cell in self.prepared.cells}
+        cpus = {point: registry.host_cpus(registry.on_channel(targets[point[0]], point[1])) for point in points}
         self.scheduling = CellScheduling(
             order=[cell.id for cell in self.prepared.cells],
-            cpus={cell.id: cpus[cell.target] for cell in self.prepared.cells},
+            cpus={cell.id: cpus[cell.target, cell.channel] for cell in self.prepared.cells},
             capacity=len(budget.capacity().cpus),
         )
         return self.scheduling
@@ -437,7 +448,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if runner is None or cell is None:
         return
     for marker in item.iter_markers("requires"):
-        if why := unmet(marker.kwargs, runner.work.targets[cell.target].config, runner.work.builds[cell.build]):
+        config = registry.on_channel(runner.work.targets[cell.target], cell.channel).config
+        if why := unmet(marker.kwargs, config, runner.work.builds[cell.build]):
             pytest.skip(why)
     attempt = runner.current
     if attempt is not None and attempt.broken is not None:
@@ -460,12 +472,14 @@ def unmet(wanted: Mapping[str, Any], config: Any, build: Build) -> str:
                 return f"needs {value}, the target is {config.arch}"
             case "tags" if missing := sorted(set(value) - set(config.tags)):
                 return f"needs a target with the tags {', '.join(missing)}"
+            case "channel" if config.channel != value:
+                return f"needs the channel {value}"
             case "build" if not fnmatchcase(build.name, value):
                 return f"needs a build like {value!r}"
-            case "cpus" | "memory" | "disk" | "arch" | "tags" | "build":
+            case "cpus" | "memory" | "disk" | "arch" | "tags" | "build" | "channel":
                 pass
             case _:
-                raise ConfigError(f"@pytest.mark.requires({key}=…): unknown; known: cpus, memory, disk, arch, tags, build")
+                raise ConfigError(f"@pytest.mark.requires({key}=…): unknown; known: cpus, memory, disk, arch, tags, build, channel")
     return ""
 
 
@@ -545,13 +559,20 @@ def selftests(request: pytest.FixtureRequest, target: Session) -> Callable[[Boot
 
 @pytest.fixture
 def record(request: pytest.FixtureRequest, cell: Cell) -> Callable[..., None]:
-    """``record(METRIC, value, **params)``: one observation. The cell's axes and the test's parameters are attached by themselves."""
+    """``record(METRIC, value, **params)``: one observation. The cell's axes and the test's parameters are attached by themselves.
+
+    In a cell of the channel ``icount`` figures of real time are left out: a suite need not know on which channel it runs.
+    """
     attempt = request.config.stash[CELLS].attempt
     name = _name(request.node)
     own = {k: str(v) for k, v in getattr(request.node, "callspec", None).params.items() if k != "cell"}  # type: ignore[union-attr]
     counts: dict[tuple[str, str], int] = {}
 
     def take(metric: Metric, value: float, **params: object) -> None:
+        if cell.channel is Channel.ICOUNT and metric.channel is Channel.WALL and (metric.unit == "s" or metric.unit.endswith("/s")):
+            return  # where instructions are counted real time says nothing
+        if cell.channel is Channel.WALL and metric.channel is Channel.ICOUNT:
+            raise MeasurementInvalid(f"{metric.name} counts instructions, and this cell runs in real time")
         all_params = own | {key: str(v) for key, v in params.items()}
         key = (metric.name, repr(sorted(all_params.items())))
         index = counts[key] = counts.get(key, -1) + 1
@@ -561,7 +582,7 @@ def record(request: pytest.FixtureRequest, cell: Cell) -> Callable[..., None]:
                 float(value),
                 metric.unit,
                 metric.direction,
-                metric.channel,
+                cell.channel,
                 name,
                 all_params,
                 index,

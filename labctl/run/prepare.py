@@ -16,7 +16,7 @@ from labctl.build.obtain import check, obtain, recipes
 from labctl.config import Lab
 from labctl.errors import ConfigError, Problem
 from labctl.machine import budget, registry
-from labctl.model import Build, Cell, LeftOut, MatrixConfig, Target
+from labctl.model import Build, Cell, Channel, LeftOut, MatrixConfig, Target
 from labctl.run.matrix import expand
 from labctl.store import host
 from labctl.store.history import expected, expected_durations
@@ -33,6 +33,7 @@ class Request:
     suites: tuple[str, ...] = ()
     repeat: int | None = None
     results: Path | None = None
+    channels: tuple[Channel, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def plan(lab: Lab, request: Request) -> Planned:
     files = [name for name in request.builds if is_file(lab, name)]
     arch_of_build = {name: recipe.arch for name, recipe in recipes(lab).items()}
     targets = _read_all(lab)
+    counted = Channel.ICOUNT in (request.channels or matrix.channels)
     expanded = expand(
         matrix,
         where=f"matrix/{request.matrix}.toml" if request.matrix else "command line",
@@ -74,6 +76,9 @@ def plan(lab: Lab, request: Request) -> Planned:
         only_targets=request.targets,
         only_suites=request.suites,
         repeat=request.repeat,
+        channels=request.channels,
+        channel_of_target={name: target.config.channel for name, target in targets.items()},
+        uncountable={name: why for name, target in targets.items() if (why := registry.why_not_counted(target))} if counted else {},
     )
     used = {cell.target for cell in expanded.cells}
     problems: list[Problem] = []
@@ -146,8 +151,8 @@ class Prepared:
 
 def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], None]) -> Prepared:
     """Obtain the builds, several at a time, and make the run's folder. BuildFailed, HostToolMissing, StorageError."""
-    for target in planned.targets.values():
-        for program in registry.host_programs(target):
+    for name, channel in {(cell.target, cell.channel) for cell in planned.cells}:
+        for program in registry.host_programs(registry.on_channel(planned.targets[name], channel)):
             process.find(program)
     wanted = list(dict.fromkeys(cell.build for cell in planned.cells))
     with ThreadPoolExecutor(max_workers=4) as pool:

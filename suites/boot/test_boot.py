@@ -4,10 +4,12 @@ import re
 
 import pytest
 
-from labctl.model import Direction, Metric
+from labctl.model import Channel, Direction, Metric
 
 BOOT = Metric("boot.ready", "s", Direction.LOWER, "from power-on to ready")
 MILESTONE = Metric("boot.milestone", "s", Direction.LOWER, "from power-on to a milestone")
+INSTRUCTIONS = Metric("boot.instructions", "1", Direction.LOWER, "from power-on to a milestone", Channel.ICOUNT)
+KERNEL_CLOCK = Metric("boot.kernel_clock", "s", Direction.LOWER, "the kernel's own clock at a milestone", Channel.ICOUNT)
 POWER_OFF = Metric("power.off", "s", Direction.LOWER, "from the command to seen off")
 
 
@@ -17,6 +19,16 @@ def test_reaches_ready(booted, record):
     record(BOOT, booted.milestones["ready"])
     for name, seconds in booted.milestones.items():
         record(MILESTONE, seconds, milestone=name)
+
+
+@pytest.mark.requires(channel="icount")
+def test_instructions_to_each_milestone(target, booted, record):
+    """Counted in two boots, so that it shows whether they repeat."""
+    for boot in (booted, target.boot()):
+        for name, count in boot.instructions.items():
+            record(INSTRUCTIONS, count, milestone=name)
+        for name, seconds in boot.kernel_clock.items():
+            record(KERNEL_CLOCK, seconds, milestone=name)
 
 
 def test_version(build, shell):
@@ -44,6 +56,7 @@ def test_clean_power_off(target, booted, record):
     record(POWER_OFF, target.power_off())
 
 
+@pytest.mark.requires(channel="wall")
 def test_five_power_cycles(target, record):
     """Off, on, ready: five times in a row."""
     for _ in range(5):

@@ -102,7 +102,7 @@ def test_a_repeat_out_of_bounds(repeat: int) -> None:
 
 
 def test_the_channel_is_part_of_the_id() -> None:
-    found = plan(["quetzal"], ["qemu-1c"], channel=Channel.ICOUNT)
+    found = plan(["quetzal"], ["qemu-1c"], channels=[Channel.ICOUNT])
     assert ids(found) == ["quetzal/qemu-1c/boot@icount"]
 
 

@@ -1,31 +1,36 @@
-"""QEMU as a machine: Power, Console and Deploy in one process.
+"""QEMU as a machine: Power, Console, Deploy and Counter in one process.
 
 The process is started paused (``-S``) with its serial port and QMP on socket pairs, so that the console's reader is attached before the
 first instruction and there is no socket file to race for; ``cont`` is time zero. It dies with its owner. The disk is a sparse qcow2 that
 outlives power cycles and is deleted with the session's folder.
+
+On the channel ``icount`` virtual time is the number of instructions (``-icount shift=0,sleep=off``: one a nanosecond, and idle time is
+skipped), the clock starts at a fixed date, random numbers come from a fixed seed, and a plugin counts (`labctl.machine.icount`).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import socket
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from labctl.deadline import Deadline, DeadlineExpired
 from labctl.errors import ConsoleLost, DeployError, ManagementError, PowerError
+from labctl.machine import icount
 from labctl.machine.accel import choose
 from labctl.machine.protocols import DriverContext
 from labctl.machine.qmp import Qmp
 from labctl.machine.reader import Reader
 from labctl.machine.transcript import Transcript
-from labctl.model import Build, PowerState, Target
+from labctl.model import Build, Channel, PowerState, Target, TargetConfig
 from labctl.process import Child, run, start
 
 BINARIES = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64", "riscv64": "qemu-system-riscv64"}
@@ -43,6 +48,9 @@ WRITE_DEADLINE = 10.0
 class _Process:
     """One life of the machine: from power-on to power-off."""
 
+    since: int
+    """Where in the transcript it began to speak."""
+    counts: icount.Counts | None
     child: Child
     qmp: Qmp
     serial: socket.socket
@@ -55,6 +63,8 @@ class _Process:
         self.serial.close()
         self.qmp.close()
         self.log.close()
+        if self.counts is not None:
+            self.counts.close()
 
 
 @dataclass
@@ -62,7 +72,8 @@ class Qemu:
     """Options: ``machine`` (``q35``, ``microvm`` or any other of ``-machine``), ``accel``, ``tcg_thread`` (without KVM, the
     machine's CPUs take turns in one thread of the host, or have one each), ``cpu`` (``-cpu``; empty: the host's with KVM,
     ``max`` without), ``bios`` (``-bios``: ``qboot.rom``; ``none`` for no firmware), ``firmware_console`` (the firmware speaks on the
-    serial port), ``debug_exit`` (a port by which the guest may end the machine, for one without power-off), ``disk_bus``, ``extra`` (more
+    serial port), ``debug_exit`` (a port by which the guest may end the machine, for one without power-off), ``disk_bus``, ``icount_disk``
+    (it has its disk on the channel ``icount`` too: a disk answers when the host does, and no two boots count quite the same), ``extra`` (more
     arguments, as a list), ``binary`` (another QEMU)."""
 
     context: DriverContext
@@ -75,12 +86,14 @@ class Qemu:
     firmware_console: bool = True
     debug_exit: bool = False
     disk_bus: Literal["nvme", "virtio", "none"] = "nvme"
+    icount_disk: bool = False
     extra: list[str] = field(default_factory=list)
     binary: str = ""
 
     _build: Build | None = field(default=None, init=False)
     _append: str = field(default="", init=False)
     _process: _Process | None = field(default=None, init=False)
+    _trace_at: Sequence[int] = field(default=(), init=False)
     _fault: str = field(default="", init=False)
     """How QEMU ended, if neither the guest nor the lab wanted it."""
 
@@ -88,12 +101,29 @@ class Qemu:
     def host_programs(target: Target, options: Mapping[str, Any]) -> list[str]:
         """What it calls on the host."""
         disk = target.config.disk and options.get("disk_bus") != "none"
-        return ["setpriv", str(options.get("binary") or BINARIES[target.config.arch]), *(["qemu-img"] if disk else [])]
+        counted = target.config.channel is Channel.ICOUNT
+        return [
+            *("setpriv", str(options.get("binary") or BINARIES[target.config.arch])),
+            *(["qemu-img"] if disk else []),
+            *(["gcc"] if counted else []),
+        ]
+
+    @staticmethod
+    def why_not_counted(target: Target, options: Mapping[str, Any]) -> str:
+        """Instructions are counted by the emulator: what KVM runs goes past it."""
+        return 'accel = "kvm": instructions are counted under TCG only' if options.get("accel") == "kvm" else ""
+
+    @staticmethod
+    def counted(config: TargetConfig, options: Mapping[str, Any]) -> TargetConfig:
+        """The machine on the channel ``icount``."""
+        return config if options.get("icount_disk") else config.model_copy(update={"disk": None})
 
     @staticmethod
     def host_cpus(target: Target, options: Mapping[str, Any]) -> int:
         """Host CPUs that it keeps busy: emulated one after another by one thread, all CPUs of the machine take one of the host's."""
         one_thread = options.get("tcg_thread", "single") == "single"
+        if target.config.channel is Channel.ICOUNT:
+            return 1
         return 1 if one_thread and accelerator_of(target, options.get("accel", "auto")) == "tcg" else target.config.cpus
 
     # --- Deploy
@@ -197,15 +227,42 @@ class Qemu:
             raise ManagementError(self._fault, target=self.context.target.name, remedy="dmesg tells whether the host ran out of memory")
         return PowerState.OFF
 
+    # --- Counter
+
+    def instructions(self, offset: int) -> tuple[int, ...] | None:
+        process = self._process
+        if process is None or process.counts is None or offset < process.since:
+            return None
+        return process.counts.at(offset - process.since)
+
+    def trace(self, offsets: Sequence[int]) -> None:
+        self._trace_at = tuple(offsets)
+
+    def traced(self) -> bytes:
+        return self._trace.read_bytes() if self._trace.is_file() else b""
+
     # --- how it is put together
+
+    @property
+    def _counts(self) -> bool:
+        return self.context.target.config.channel is Channel.ICOUNT
+
+    @property
+    def _config(self) -> TargetConfig:
+        config = self.context.target.config
+        return self.counted(config, {"icount_disk": self.icount_disk}) if self._counts else config
+
+    @property
+    def _trace(self) -> Path:
+        return self.context.workdir / "icount.trace"
 
     @property
     def _binary(self) -> str:
         return self.binary or BINARIES[self.context.target.config.arch]
 
     def _machine_arguments(self, build: Build, append: str, disk: str) -> list[str]:
-        config = self.context.target.config
-        accelerator = accelerator_of(self.context.target, self.accel)
+        config = self._config
+        accelerator = "tcg" if self._counts else accelerator_of(self.context.target, self.accel)
         machine = self.machine
         if machine == "q35" and self.firmware_console and not self.bios:
             machine = "q35,graphics=off"
@@ -219,16 +276,18 @@ class Qemu:
                 "-machine",
                 machine,
                 "-accel",
-                f"tcg,thread={self.tcg_thread}" if accelerator == "tcg" else accelerator,
+                f"tcg,thread={'single' if self._counts else self.tcg_thread}" if accelerator == "tcg" else accelerator,
             ),
             *("-cpu", self.cpu or ("host" if accelerator == "kvm" else "max")),
             *("-smp", str(config.cpus), "-m", f"{config.memory // 1024}K"),
-            *("-kernel", str(build.kernel), "-append", append + _clock_words(self.machine, accelerator)),
+            *("-kernel", str(build.kernel), "-append", append + self._words(accelerator)),
         ]
         if self.bios:
             arguments += ["-bios", self.bios]
         if self.debug_exit:
             arguments += ["-device", f"isa-debug-exit,iobase={DEBUG_EXIT:#x},iosize=4"]
+        if self._counts:
+            arguments += ["-icount", "shift=0,sleep=off", "-rtc", "base=2020-01-01,clock=vm", "-seed", "1"]
         if build.initrd is not None:
             arguments += ["-initrd", str(build.initrd)]
         if config.disk and self.disk_bus != "none":
@@ -242,8 +301,15 @@ class Qemu:
             arguments += ["-blockdev", json.dumps(backend), "-device", f"{device[bus]},drive=disk0,id=blk0"]
         return arguments + self.extra
 
+    def _words(self, accelerator: str) -> str:
+        """What the kernel must be told for this emulation."""
+        if not self._counts:
+            return _clock_words(self.machine, accelerator)
+        # The TSC counts virtual nanoseconds. A kernel at an address of its own choice has other cache lines and page tables each time.
+        return " nokaslr" + (" tsc_early_khz=1000000" if self.machine == "microvm" else "")
+
     def _disk(self, deadline: Deadline) -> Path:
-        config = self.context.target.config
+        config = self._config
         path = self.context.workdir / "disk.qcow2"
         if config.disk and self.disk_bus != "none" and not path.exists():
             made = run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(config.disk)], deadline)
@@ -256,7 +322,9 @@ class Qemu:
         serial, serial_qemu = socket.socketpair()
         qmp, qmp_qemu = socket.socketpair()
         log = (self.context.workdir / "qemu.log").open("ab")
-        with serial_qemu, qmp_qemu:
+        counts = icount.Counts(self.context.target.config.cpus) if self._counts else None
+        with serial_qemu, qmp_qemu, ExitStack() as handed_over:
+            shared, plugin, env = self._plugin(counts, serial_qemu.fileno(), handed_over)
             child = start(
                 [
                     self._binary,
@@ -264,16 +332,32 @@ class Qemu:
                     "-S",
                     *("-chardev", f"socket,id=console,fd={serial_qemu.fileno()}", "-serial", "chardev:console"),
                     *("-chardev", f"socket,id=qmp,fd={qmp_qemu.fileno()}", "-mon", "chardev=qmp,mode=control"),
+                    *plugin,
                 ],
-                pass_fds=[serial_qemu.fileno(), qmp_qemu.fileno()],
+                pass_fds=[serial_qemu.fileno(), qmp_qemu.fileno(), *shared],
                 stderr=log,
+                env=env,
                 cpus=self.context.cpus,
             )
         client = Qmp(qmp)
+        since = self.transcript.size
         self.transcript.resume()
         reader = Reader(serial.fileno(), self.transcript, on_end=lambda: self._why_ended(child, client))
         reader.start()
-        return _Process(child, client, serial, reader, log)
+        return _Process(since, counts, child, client, serial, reader, log)
+
+    def _plugin(self, counts: icount.Counts | None, console: int, handed_over: ExitStack) -> tuple[list[int], list[str], dict[str, str] | None]:
+        """What the plugin needs: file descriptors, arguments, environment."""
+        if counts is None:
+            return [], [], None
+        path = icount.plugin()
+        fds = [counts.fd]
+        words = f"file={path},console={console},counts={counts.fd}"
+        if self._trace_at:
+            trace = handed_over.enter_context(self._trace.open("wb"))
+            fds.append(trace.fileno())
+            words += f",trace={trace.fileno()},at={':'.join(map(str, self._trace_at))}"
+        return fds, ["-plugin", words], {**os.environ, "LD_PRELOAD": str(path)}
 
     def _why_ended(self, child: Child, qmp: Qmp) -> str:
         """How a machine that is gone went: asked by the reader's thread at the end of the console."""

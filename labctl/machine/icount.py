@@ -1,0 +1,72 @@
+"""The plugin that counts a machine's instructions (icount.c), built with the host's gcc when first needed and kept in the cache, and the
+memory that it counts in."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from labctl import process
+from labctl.config import cache_folder
+from labctl.deadline import Deadline
+from labctl.errors import HostToolMissing, StorageError
+from labctl.parsers import icount
+
+SOURCE = Path(__file__).with_name("icount.c")
+_FLAGS = ("-std=gnu11", "-O2", "-shared", "-fPIC", "-fvisibility=hidden")
+_BUILD_DEADLINE = 60.0
+_CONSOLE_BYTES = 1 << 20
+"""Bytes of a boot's console whose counts are kept: a chatty kernel says a tenth of that."""
+
+
+def plugin() -> Path:
+    """The shared object, made now if it is not there. HostToolMissing without gcc, or if its compiler does not work; StorageError."""
+    source = SOURCE.read_bytes()
+    name = hashlib.sha256(b"\0".join((source, " ".join(_FLAGS).encode(), os.uname().machine.encode()))).hexdigest()[:32]
+    path = cache_folder() / "plugins" / f"icount-{name}.so"
+    if path.is_file():
+        return path
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = process.run(["gcc", *_FLAGS, "-o", str(draft), str(SOURCE)], Deadline.after(_BUILD_DEADLINE))
+        if made.status != 0:
+            raise HostToolMissing(
+                f"the plugin that counts instructions cannot be built: {made.words}", remedy="apt-get install -y gcc libc6-dev"
+            )
+        draft.replace(path)  # whole or not at all, whoever else builds it
+    except OSError as error:
+        raise StorageError(f"{path.parent}: {error.strerror}", remedy="set LABCTL_CACHE to a folder that can be written") from None
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+@dataclass
+class Counts:
+    """Memory shared with the plugin of one machine, for as long as that is on."""
+
+    cpus: int
+    fd: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        size = 64 + 8 * self.cpus * _CONSOLE_BYTES
+        self.fd = os.memfd_create("labctl-icount", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, size)  # taken page by page as the console speaks
+        self._memory = mmap.mmap(self.fd, size)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the plugin is at work."""
+        return icount.loaded(self._memory)
+
+    def at(self, offset: int) -> tuple[int, ...] | None:
+        """Instructions of each CPU when byte ``offset`` since power-on was sent; None if it was not, or comes too late to be kept."""
+        return icount.counts_at(self._memory, offset)
+
+    def close(self) -> None:
+        self._memory.close()
+        os.close(self.fd)
