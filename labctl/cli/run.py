@@ -59,7 +59,15 @@ def matrix(
     lab = this_lab()
     planned = plan(
         lab,
-        Request(name, tuple(build or ()), tuple(target or ()), tuple(suite or ()), repeat, results.absolute() if results else None, tuple(channel or ())),
+        Request(
+            name,
+            tuple(build or ()),
+            tuple(target or ()),
+            tuple(suite or ()),
+            repeat,
+            results.absolute() if results else None,
+            tuple(channel or ()),
+        ),
     )
     if dry_run:
         _show_plan(planned, as_json)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from labctl.judge.exact import Reading, reading
 from labctl.model import Attempt, CellResult, Channel, Direction, Milestone, Outcome, RunResult, Sample
 
 # What `labctl.parsers.dmesg.slow_phases` puts before the message; the time differs from boot to boot, the message does not.
@@ -54,6 +55,11 @@ class GroupSummary:
     """Those the spread is of, in the order in which they were taken."""
     conditions: Mapping[str, tuple[float, float]]
     """State of the host while they were taken: name → (lowest, highest)."""
+
+    @property
+    def reading(self) -> Reading | None:
+        """Of counted figures, which have no spread: they agree or they do not. None for figures of real time."""
+        return reading(sample.value for sample in self.samples) if self.group.channel is Channel.ICOUNT else None
 
 
 @dataclass(frozen=True, slots=True)

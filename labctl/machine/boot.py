@@ -88,7 +88,8 @@ class Boot:
     since: int
     """Offset in the transcript at which this boot's output begins."""
     milestones: Mapping[str, float]
-    """Name → seconds from power-on, in the order in which they were reached. Those that the console did not show are absent."""
+    """Name → seconds from power-on, in the order in which they were reached. Those that the console did not show are absent. On the
+    channel ``icount`` they are of virtual time: an instruction is a nanosecond, and idle time is left out."""
     kernel_stamps: tuple[tuple[float, str], ...]
     """The kernel's own longest silences, longest first; see `slow_phases`."""
     offsets: Mapping[str, int] = field(default_factory=dict)
@@ -110,15 +111,17 @@ def wait_for_ready(
     deadline: Deadline,
     alive: Callable[[], str | None],
     on_milestone: Callable[[str, float], None] | None = None,
+    virtual: Callable[[int], float | None] | None = None,
     target: str = "",
 ) -> Boot:
     """Until ``ready`` is on the console, by the earlier of ``deadline`` and ``expectation.deadline`` from power-on.
 
     ``overrides`` replaces the usual expression of a milestone (a build's, over one line). ``alive`` says None while the machine is on,
-    else how it ended. Raises ConfigError for an override that is none, KernelCrash, TargetHung (silence, reset loop), BootFailed
-    (deadline, early exit) and ConsoleLost (the console ended and the machine did not).
+    else how it ended. ``virtual`` gives the seconds of virtual time at an offset of the transcript, for a machine on which real time says
+    nothing; milestones are then told in those. Raises ConfigError for an override that is none, KernelCrash, TargetHung (silence, reset
+    loop), BootFailed (deadline, early exit) and ConsoleLost (the console ended and the machine did not).
     """
-    attempt = _Attempt(transcript, t0_ns, since, expectation, alive, target)
+    attempt = _Attempt(transcript, t0_ns, since, expectation, alive, target, virtual)
     meanings, patterns = _patterns(overrides)
     with transcript.watch(patterns, since) as watch:
         limit = deadline.sooner(t0_ns / 1e9 + expectation.deadline - time.monotonic())
@@ -187,6 +190,7 @@ class _Attempt:
     expectation: BootExpectation
     alive: Callable[[], str | None]
     target: str
+    virtual: Callable[[int], float | None] | None = None
     milestones: dict[str, float] = field(default_factory=dict)
     offsets: dict[str, int] = field(default_factory=dict)
     kernel_clock: dict[str, float] = field(default_factory=dict)
@@ -200,7 +204,8 @@ class _Attempt:
             self._count(name, match)
         if name in self.milestones:
             return False
-        self.milestones[name.value] = (match.t_ns - self.t0_ns) / 1e9
+        counted = self.virtual(match.offset) if self.virtual is not None else None
+        self.milestones[name.value] = (match.t_ns - self.t0_ns) / 1e9 if counted is None else counted
         self.offsets[name.value] = match.offset
         if stamp := _STAMP.search(self.transcript.read(max(self.since, match.offset - _STAMP_WIDTH), match.offset)):
             self.kernel_clock[name.value] = float(stamp[1])

@@ -160,6 +160,7 @@ class Session:
         return self._wait(self.machine.power.reset(Deadline.after(POWER_DEADLINE)), counted=False)
 
     def _wait(self, t0_ns: int, *, counted: bool = True) -> Boot:
+        counted = counted and self.target.config.channel is Channel.ICOUNT
         try:
             boot = wait_for_ready(
                 self.transcript,
@@ -170,12 +171,13 @@ class Session:
                 deadline=Deadline.after(self.target.config.boot.deadline),
                 alive=self._how_it_ended,
                 on_milestone=lambda name, seconds: self.watcher.milestone(name, seconds, self._attempted),
+                virtual=self._virtual if counted else None,
                 target=self.target.name,
             )
         except TargetFailure as failure:
             self.failure = failure
             raise
-        if counted and self.target.config.channel is Channel.ICOUNT:
+        if counted:
             boot = self._counted(boot)
         self._up = True
         self._searched = self.transcript.size
@@ -183,6 +185,10 @@ class Session:
         self.watcher.booted(boot)
         self.watcher.status("testing")
         return boot
+
+    def _virtual(self, offset: int) -> float | None:
+        counts = self.machine.role(Counter).instructions(offset)  # type: ignore[type-abstract]
+        return None if counts is None else sum(counts) / 1e9
 
     def _counted(self, boot: Boot) -> Boot:
         """With the instructions to each milestone. ManagementError if one was not counted: half a measurement is none."""

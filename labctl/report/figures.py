@@ -103,14 +103,16 @@ def samples_chart(label: str, groups: Sequence[GroupSummary], points: int) -> Ch
     data: list[dict[str, Any]] = []
     for index, build in enumerate(builds):
         of_build = [(rows.positions[key], keyed[key]) for key in keys if key[1] == build]
+        # Counts that differ have no median: nobody is shown one.
+        averaged = [(y, g) for y, g in of_build if g.reading is None or g.reading.value is not None]
         role = {"role": f"series-{index % PALETTE + 1}"}
         data.append(
             {
                 "type": "bar",
                 "orientation": "h",
-                "base": [_round(g.spread.lower_quartile / by) for _, g in of_build],
-                "x": [_round((g.spread.upper_quartile - g.spread.lower_quartile) / by) for _, g in of_build],
-                "y": [y for y, _ in of_build],
+                "base": [_round(g.spread.lower_quartile / by) for _, g in averaged],
+                "x": [_round((g.spread.upper_quartile - g.spread.lower_quartile) / by) for _, g in averaged],
+                "y": [y for y, _ in averaged],
                 "width": 0.62,
                 "opacity": 0.22,
                 "hoverinfo": "skip",
@@ -145,9 +147,9 @@ def samples_chart(label: str, groups: Sequence[GroupSummary], points: int) -> Ch
             {
                 "type": "scatter",
                 "mode": "markers",
-                "x": [_round(g.spread.median / by) for _, g in of_build],
-                "y": [y for y, _ in of_build],
-                "customdata": [g.spread.count for _, g in of_build],
+                "x": [_round(g.spread.median / by) for _, g in averaged],
+                "y": [y for y, _ in averaged],
+                "customdata": [g.spread.count for _, g in averaged],
                 "marker": {"symbol": "line-ns", "size": 20, "line": {"width": 3}},
                 "hovertemplate": f"median %{{x:.5~g}} {unit} of %{{customdata}} samples<extra>{_text(build)}</extra>",
                 "showlegend": False,

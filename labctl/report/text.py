@@ -12,10 +12,12 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from labctl.errors import KernelCrash
+from labctl.judge.exact import Agreement, Reading, readings, to_ready
 from labctl.model import SCHEMA, Attempt, CellResult, Milestone, Outcome, RunResult
 from labctl.parsers.text import visible
 from labctl.report.order import BAD, INTERRUPTED, RUNNING, failing_attempt, failures, sentence, unended
 from labctl.report.printable import excerpt, one_line
+from labctl.report.quantity import number
 
 _LOOKS = {
     Outcome.PASS: ("✓", "green"),
@@ -167,10 +169,27 @@ def as_json(run: RunResult, report: Path | None) -> dict[str, Any]:
                     }
                     for s in result.samples
                 ],
+                "readings": [
+                    {"metric": metric, "params": dict(params), **_reading(found)} for (metric, params), found in readings(result).items()
+                ],
             }
             for result in run.cells
         ],
     }
+
+
+def _reading(found: Reading) -> dict[str, Any]:
+    values = {"low": found.low, "high": found.high} if found.value is None else {"value": found.value}
+    whole = {name: int(value) if value == int(value) else value for name, value in values.items()}
+    return {"agreement": found.agreement.value, **whole, "count": found.count}
+
+
+def _ready(result: CellResult) -> str:
+    """When the cell was ready: seconds, or on the channel icount how many instructions that took."""
+    if (counted := to_ready(result)) is not None:
+        return Agreement.NONDETERMINISTIC.value if counted.value is None else f"{number(counted.value)} instr."
+    ready = next((a.milestones[Milestone.READY] for a in reversed(result.attempts) if Milestone.READY in a.milestones), None)
+    return "–" if ready is None else f"{ready:.2f} s"
 
 
 def _row(run: RunResult, result: CellResult) -> tuple[Text, ...]:
@@ -179,13 +198,12 @@ def _row(run: RunResult, result: CellResult) -> tuple[Text, ...]:
     word = unended(run, result)
     outcome = Text(f"· {word}", style="cyan" if word == RUNNING else "dim") if word else Text(f"{glyph} {result.outcome}", style=style)
     repeat = f" #{cell.repeat}" if cell.repeat > 1 else ""
-    ready = next((a.milestones[Milestone.READY] for a in reversed(result.attempts) if Milestone.READY in a.milestones), None)
     return (
         outcome,
         Text(_name(cell.build)),
         Text(_name(cell.target)),
         Text(_name(cell.suite) + repeat + ("" if cell.channel == "wall" else f" @{cell.channel}")),
-        Text("–" if ready is None else f"{ready:.2f} s"),
+        Text(_ready(result)),
         Text(f"{result.duration_s:.1f} s"),
         Text(str(len(result.attempts))),
         Text("" if word else one_line(result.reason, 120), style="dim" if result.outcome not in BAD else ""),

@@ -286,15 +286,18 @@ def _tables(series: Sequence[tuple[str, list[GroupSummary]]]) -> Some[Shown]:
 def _row(summed: GroupSummary) -> Shown:
     g, s = summed.group, summed.spread
     load = summed.conditions.get("load1")
+    shown = {"target": g.target, "build": g.build, "count": s.count, "load": "not known" if load is None else _between(*load)}
+    if (counted := summed.reading) is not None:
+        # A mean or a median of counts that differ would be a figure of neither boot.
+        exact = counted.agreement.value if counted.value is None else quantity(counted.value, g.unit)
+        told = f"{quantity(counted.low, g.unit)} – {quantity(counted.high, g.unit)}" if counted.value is None else counted.agreement.value
+        return {**shown, "median": exact, "quartiles": "–", "range": told, "mad": "–"}
     return {
-        "target": g.target,
-        "build": g.build,
-        "count": s.count,
+        **shown,
         "median": quantity(s.median, g.unit),
         "quartiles": f"{quantity(s.lower_quartile, g.unit)} – {quantity(s.upper_quartile, g.unit)}",
         "range": f"{quantity(s.minimum, g.unit)} – {quantity(s.maximum, g.unit)}",
         "mad": quantity(s.mad, g.unit),
-        "load": "not known" if load is None else _between(*load),
     }
 
 

@@ -74,7 +74,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     for line in (
-        "requires(cpus=N, memory='1G', arch=..., tags=[...], build='glob', channel='wall'): skip where the target or the build is not like that",
+        "requires(cpus=N, memory='1G', arch=..., tags=[...], build='glob', channel='wall'): skip where the cell is not like that",
         "benchmark: measures wall time; the cell gets the whole host and is pinned",
     ):
         config.addinivalue_line("markers", line)

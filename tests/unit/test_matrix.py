@@ -106,6 +106,21 @@ def test_the_channel_is_part_of_the_id() -> None:
     assert ids(found) == ["quetzal/qemu-1c/boot@icount"]
 
 
+def test_channels_are_an_axis_of_which_the_target_says_the_usual() -> None:
+    both = plan(["quetzal"], ["qemu-1c"], channels=[Channel.WALL, Channel.ICOUNT], repeat=2)
+    assert ids(both) == [f"quetzal/qemu-1c/boot{c}" for c in ("", "#2", "@icount", "@icount#2")]
+    assert ids(plan(["quetzal"], channel_of_target={"qemu-2c": Channel.ICOUNT})) == ["quetzal/qemu-1c/boot", "quetzal/qemu-2c/boot@icount"]
+
+
+def test_a_target_that_cannot_be_counted_is_left_out_of_that_channel_alone() -> None:
+    both = {"channels": [Channel.WALL, Channel.ICOUNT], "uncountable": {"server1": "real hardware"}}
+    found = plan(["quetzal"], ["qemu-1c", "server1"], **both)
+    assert ids(found) == ["quetzal/qemu-1c/boot", "quetzal/qemu-1c/boot@icount", "quetzal/server1/boot"]
+    assert [(out.cell.id, out.reason) for out in found.left_out] == [("quetzal/server1/boot@icount", "real hardware")]
+    with pytest.raises(ConfigError, match="no cell is left to run.*1 × real hardware"):
+        plan(["quetzal"], ["server1"], channels=[Channel.ICOUNT], uncountable={"server1": "real hardware"})
+
+
 # --- exclude and include ---
 
 

@@ -10,9 +10,9 @@ from labctl.errors import ConfigError
 from labctl.machine import registry
 from labctl.machine.drivers.console_shell import ConsoleShell
 from labctl.machine.drivers.qemu import Qemu
-from labctl.machine.protocols import Console, Deploy, DriverContext, Power, Shell
+from labctl.machine.protocols import Console, Counter, Deploy, DriverContext, Power, Shell
 from labctl.machine.transcript import Transcript
-from labctl.model import Target, TargetConfig
+from labctl.model import Channel, Target, TargetConfig
 
 
 def target(**drivers: dict[str, object]) -> Target:
@@ -21,8 +21,31 @@ def target(**drivers: dict[str, object]) -> Target:
 
 def test_names_and_roles() -> None:
     assert {"qemu", "console_shell"} <= set(registry.names())
-    assert registry.roles_of(Qemu) == (Power, Console, Deploy)
+    assert registry.roles_of(Qemu) == (Power, Console, Deploy, Counter)
     assert registry.roles_of(ConsoleShell) == (Shell,)
+
+
+def test_a_machine_whose_instructions_cannot_be_counted() -> None:
+    def counted(**drivers: dict[str, object]) -> Target:
+        raw = {"schema": 1, "cpus": 1, "memory": "64M", "disk": "1G", "channel": "icount", "drivers": drivers}
+        return Target("t", TargetConfig.model_validate(raw))
+
+    registry.check(counted(qemu={}))
+    assert registry.why_not_counted(counted(qemu={})) == ""
+    with pytest.raises(ConfigError, match=r"targets/t\.toml: channel: icount: accel = .kvm.: instructions are counted under TCG only"):
+        registry.check(counted(qemu={"accel": "kvm"}))
+    assert "no driver" in registry.why_not_counted(counted(console_shell={}))
+
+
+def test_the_machine_that_is_counted_has_no_disk_unless_it_is_asked_for() -> None:
+    raw = {"schema": 1, "cpus": 1, "memory": "64M", "disk": "1G"}
+    with_disk, without = (
+        Target("t", TargetConfig.model_validate({**raw, "drivers": {"qemu": {"icount_disk": asked}}})) for asked in (True, False)
+    )
+    assert registry.on_channel(without, Channel.WALL) is without
+    assert registry.on_channel(without, Channel.ICOUNT).config.disk is None
+    assert registry.on_channel(with_disk, Channel.ICOUNT).config.disk == 1 << 30
+    assert registry.on_channel(without, Channel.ICOUNT).config.channel is Channel.ICOUNT
 
 
 def test_roles_are_injected_whatever_the_order(tmp_path: Path) -> None:

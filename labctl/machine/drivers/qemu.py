@@ -109,7 +109,7 @@ class Qemu:
         ]
 
     @staticmethod
-    def why_not_counted(target: Target, options: Mapping[str, Any]) -> str:
+    def why_not_counted(options: Mapping[str, Any]) -> str:
         """Instructions are counted by the emulator: what KVM runs goes past it."""
         return 'accel = "kvm": instructions are counted under TCG only' if options.get("accel") == "kvm" else ""
 
@@ -346,7 +346,9 @@ class Qemu:
         reader.start()
         return _Process(since, counts, child, client, serial, reader, log)
 
-    def _plugin(self, counts: icount.Counts | None, console: int, handed_over: ExitStack) -> tuple[list[int], list[str], dict[str, str] | None]:
+    def _plugin(
+        self, counts: icount.Counts | None, console: int, handed_over: ExitStack
+    ) -> tuple[list[int], list[str], dict[str, str] | None]:
         """What the plugin needs: file descriptors, arguments, environment."""
         if counts is None:
             return [], [], None
