@@ -117,7 +117,7 @@ def test_a_target_that_cannot_be_counted_is_left_out_of_that_channel_alone() -> 
     found = plan(["quetzal"], ["qemu-1c", "server1"], **both)
     assert ids(found) == ["quetzal/qemu-1c/boot", "quetzal/qemu-1c/boot@icount", "quetzal/server1/boot"]
     assert [(out.cell.id, out.reason) for out in found.left_out] == [("quetzal/server1/boot@icount", "real hardware")]
-    with pytest.raises(ConfigError, match="no cell is left to run.*1 × real hardware"):
+    with pytest.raises(ConfigError, match=r"no cell is left to run.*1 × real hardware"):
         plan(["quetzal"], ["server1"], channels=[Channel.ICOUNT], uncountable={"server1": "real hardware"})
 
 
