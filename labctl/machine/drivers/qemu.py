@@ -73,7 +73,7 @@ class Qemu:
     machine's CPUs take turns in one thread of the host, or have one each), ``cpu`` (``-cpu``; empty: the host's with KVM,
     ``max`` without), ``bios`` (``-bios``: ``qboot.rom``; ``none`` for no firmware), ``firmware_console`` (the firmware speaks on the
     serial port), ``debug_exit`` (a port by which the guest may end the machine, for one without power-off), ``disk_bus``, ``icount_disk``
-    (it has its disk on the channel ``icount`` too: a disk answers when the host does, and no two boots count quite the same), ``extra`` (more
+    (a disk on the channel ``icount`` too: it answers when the host does, and no two boots count quite the same), ``extra`` (more
     arguments, as a list), ``binary`` (another QEMU)."""
 
     context: DriverContext
