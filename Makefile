@@ -36,7 +36,7 @@ quality:
 lock:
 	@scripts/bootstrap
 	@.venv/bin/python -m pip install -q uv
-	@.venv/bin/uv pip compile pyproject.toml --extra hardware --group dev --generate-hashes --universal --python-version 3.11 \
+	@.venv/bin/uv pip compile pyproject.toml --extra hardware --extra virtual --group dev --generate-hashes --universal --python-version 3.11 \
 		--no-config --default-index https://pypi.org/simple --custom-compile-command 'make lock' --upgrade -o requirements.lock -q
 
 clean:
