@@ -102,6 +102,7 @@ def check_targets(
     for known in [name] if name is not None else lab.target_files:
         found = _check(lab, known, problems, missing)
         results.append({"target": known, "ok": not found, "problems": found})
+    problems += _shared(lab)
     if as_json:
         print_json(targets=results)
     else:
@@ -141,6 +142,23 @@ def _check(lab: Lab, name: str, problems: list[Problem], missing: dict[str, str]
             missing[error.message] = error.remedy
             found.append(error.message)
     return found
+
+
+def _shared(lab: Lab) -> list[Problem]:
+    """Targets that name one BMC or one outlet, of all that can be read."""
+    from labctl.machine import registry
+
+    try:
+        registry.check_together([target for target in _read(lab)[0] if _is_known(target)])
+    except ConfigError as error:
+        return list(error.problems)
+    return []
+
+
+def _is_known(target: Target) -> bool:
+    from labctl.machine import registry
+
+    return set(target.config.drivers) <= set(registry.names())
 
 
 def _find(program: str) -> str:

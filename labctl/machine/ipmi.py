@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from labctl.deadline import Deadline
 from labctl.errors import ConfigError, HostToolMissing, ManagementError, Problem
+from labctl.machine.lockfile import printable
 from labctl.secrets import reveal
 
 if TYPE_CHECKING:
@@ -87,9 +88,8 @@ def session(address: Address, deadline: Deadline) -> Iterator[pyipmi.Ipmi]:
     except errors.NotSupportedError as error:
         raise ManagementError(f"{address}: {error}", target=address.target) from None
     except (errors.DecodingError, *_NO_SENSE) as error:
-        raise ManagementError(
-            f"{address} answers without a sense ({type(error).__name__}: {str(error)[:100]})", target=address.target, remedy="reset the BMC"
-        ) from None
+        what = f"{type(error).__name__}: {printable(str(error)[:100])}"
+        raise ManagementError(f"{address} answers without a sense ({what})", target=address.target, remedy="reset the BMC") from None
     finally:
         _close(ipmi)
 

@@ -11,7 +11,7 @@ import dataclasses
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -94,6 +94,9 @@ def check(target: Target) -> None:
             validate(model, options, _where(target), f"drivers.{name}")
         except ConfigError as error:
             problems += error.problems
+        else:
+            says = getattr(driver, "problems", None)
+            problems += says(target, options) if callable(says) else []
         for role in roles_of(driver):
             if role in filled:
                 problems.append(
@@ -132,6 +135,26 @@ def on_channel(target: Target, channel: Channel) -> Target:
             if callable(counted := getattr(load(name), "counted", None)):
                 config = counted(config, options)
     return Target(target.name, config)
+
+
+def check_together(targets: Sequence[Target]) -> None:
+    """What targets must not share: the BMC or the outlet that a driver names in ``occupies(options)``. ConfigError with every pair."""
+    problems: list[Problem] = []
+    taken: dict[str, str] = {}
+    for target in targets:
+        for name, options in target.config.drivers.items():
+            says = getattr(load(name), "occupies", None)
+            thing = says(options) if callable(says) else None
+            if thing is None or taken.setdefault(thing, target.name) == target.name:
+                continue
+            problems.append(Problem(_where(target), f"drivers.{name}", f"names {thing}, as target {taken[thing]} does", "one target each"))
+    if problems:
+        raise ConfigError(problems)
+
+
+def stays_on(target: Target) -> bool:
+    """Whether its machine stays on when the process that switched it on ends: its Power driver says ``stays_on``."""
+    return any(getattr(load(name), "stays_on", False) for name in target.config.drivers)
 
 
 def host_programs(target: Target) -> list[str]:

@@ -87,6 +87,11 @@ def plan(lab: Lab, request: Request) -> Planned:
             registry.check(targets[name])
         except ConfigError as error:
             problems += error.problems
+    if not problems:
+        try:
+            registry.check_together([targets[name] for name in sorted(used)])
+        except ConfigError as error:
+            problems += error.problems
     for name in sorted({cell.build for cell in expanded.cells}):
         try:
             check(lab, name)

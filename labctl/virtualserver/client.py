@@ -103,6 +103,11 @@ class VirtualServer:
         return child
 
     @property
+    def socket(self) -> Path:
+        """Its keeper's: see `labctl.virtualserver.serve`."""
+        return self._runtime / "socket"
+
+    @property
     def _runtime(self) -> Path:
         """Where its socket is: short, for a socket's path has 107 bytes."""
         return folder_of(f"virtual-server {self.name}", self.lab_root)

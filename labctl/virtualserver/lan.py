@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import cast
 
+from labctl.virtualserver.relay import CHUNK, listen
 from labctl.virtualserver.settings import LOOPBACK
 
 IDLE = 120.0
@@ -118,3 +119,27 @@ class Relay(asyncio.DatagramProtocol):
                 del self._clients[client]
                 if (transport := connecting.result().transport) is not None:
                     transport.close()
+
+
+async def relay_tcp(cable: Cable, port: int, upstream_port: int) -> asyncio.Server:
+    """The same cable, for what the BMC says over TCP (Redfish)."""
+
+    async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(CHUNK):
+            await _let_through(cable)
+            writer.write(data)
+            await writer.drain()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(CHUNK):
+            await _let_through(cable)
+            await asyncio.sleep(cable.late)
+            writer.write(secrets.token_bytes(len(data)) if cable.garbage else data)
+            await writer.drain()
+
+    return await listen(port, upstream_port, ask, answer)
+
+
+async def _let_through(cable: Cable) -> None:
+    while cable.cut:
+        await asyncio.sleep(0.05)

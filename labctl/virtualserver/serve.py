@@ -13,18 +13,19 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from labctl.deadline import Deadline
 from labctl.errors import InfraError, LabctlError, PowerError
 from labctl.machine.accel import choose
-from labctl.process import Child
+from labctl.process import Child, start
 from labctl.virtualserver import bmc, faults, web
 from labctl.virtualserver.hub import Hub
-from labctl.virtualserver.lan import Cable, Relay
+from labctl.virtualserver.lan import Cable, Relay, relay_tcp
 from labctl.virtualserver.machine import Machine
 from labctl.virtualserver.settings import LOOPBACK, Files, Settings, load
 
@@ -63,7 +64,7 @@ class Keeper:
             s = self.settings
             try:
                 await stack.enter_async_context(await self.hub.listen(LOOPBACK, s.serial_port))
-                await stack.enter_async_context(await web.listen(self.wire, s.boot_port, s.boot_server_port))
+                await stack.enter_async_context(await web.relay(self.wire, s.boot_port, s.boot_server_port))
                 await Relay.listen(self.cable, s.bmc_port, s.sim_port)
             except OSError as error:
                 remedy = f"labctl virtual-server delete {s.name}"
@@ -73,7 +74,13 @@ class Keeper:
             # Its console port is asked from another thread than this, which must stay free for its chassis commands.
             simulator = bmc.start_simulator(s, self.files, self.socket)
             stack.callback(simulator.kill)
-            watch = asyncio.create_task(self._watch(simulator))
+            parts = {"the BMC's simulator": simulator}
+            if s.redfish:
+                # Behind the relay it has the simulator's port number, in TCP.
+                await stack.enter_async_context(await relay_tcp(self.cable, s.redfish_port, s.sim_port))
+                parts["the Redfish emulator"] = self._start_redfish()
+                stack.callback(parts["the Redfish emulator"].kill)
+            watch = asyncio.create_task(self._watch(parts))
             stack.callback(watch.cancel)
             stack.callback(self._end_faults)
             await self.ended.wait()
@@ -82,11 +89,28 @@ class Keeper:
     async def _in_machine_thread(self, verb: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._machine_thread, verb)
 
-    async def _watch(self, simulator: Child) -> None:
+    def _start_redfish(self) -> Child:
+        """Dies with this thread. InfraError with its own last words if it does not come up."""
+        s, log = self.settings, self.files.folder / "redfish.log"
+        argv = [sys.executable, "-m", "labctl.virtualserver.redfish", str(self.files.folder), str(self.socket), str(s.sim_port)]
+        with log.open("wb") as words:
+            child = start(argv, stdout=words, stderr=words)
+        deadline = Deadline.after(20)
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex((LOOPBACK, s.sim_port)) == 0:
+                    return child
+            if child.status is not None or deadline.expired:
+                child.kill()
+                last = log.read_text(errors="replace").strip().splitlines()
+                raise InfraError(f"the Redfish emulator did not start: {last[-1] if last else ''}", remedy="pip install 'labctl[virtual]'")
+            child.wait(Deadline.after(0.05))
+
+    async def _watch(self, parts: Mapping[str, Child]) -> None:
         """A virtual server without its BMC is none."""
-        while simulator.status is None:
+        while not (dead := [name for name, child in parts.items() if child.status is not None]):
             await asyncio.sleep(0.5)
-        print(f"the BMC's simulator ended with status {simulator.status}", file=sys.stderr, flush=True)  # noqa: T201  # its log
+        print(f"{dead[0]} ended with status {parts[dead[0]].status}", file=sys.stderr, flush=True)  # noqa: T201  # its log
         self.ended.set()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

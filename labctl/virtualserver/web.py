@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
-from labctl.virtualserver.settings import LOOPBACK
+from labctl.virtualserver.relay import CHUNK, listen
 
-CHUNK = 65536
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
 
 
@@ -82,40 +80,21 @@ class _Bodies:
         return bytes(out)
 
 
-async def listen(wire: Wire, port: int, boot_server_port: int) -> asyncio.Server:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            if wire.cut:
-                return
-            with suppress(OSError):
-                up_reader, up_writer = await asyncio.open_connection(LOOPBACK, boot_server_port)
-                try:
-                    sending = asyncio.create_task(_pass_on(reader, up_writer))
-                    await _to_machine(up_reader, writer, wire)
-                    sending.cancel()
-                finally:
-                    up_writer.close()
-        finally:
-            writer.close()
-
-    return await asyncio.start_server(serve, LOOPBACK, port)
-
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
+async def relay(wire: Wire, port: int, boot_server_port: int) -> asyncio.Server:
+    async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(CHUNK):
             writer.write(data)
             await writer.drain()
-        writer.write_eof()
 
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        bodies = _Bodies(wire)
+        while data := await reader.read(CHUNK):
+            data = bodies.pass_through(data)
+            data = data[: wire.allowed(len(data))]
+            writer.write(data)
+            await writer.drain()
+            wire.count(len(data))
+            while wire.cut:  # the connection stays, as one does whose cable is out
+                await asyncio.sleep(0.1)
 
-async def _to_machine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wire: Wire) -> None:
-    bodies = _Bodies(wire)
-    while data := await reader.read(CHUNK):
-        data = bodies.pass_through(data)
-        data = data[: wire.allowed(len(data))]
-        writer.write(data)
-        await writer.drain()
-        wire.count(len(data))
-        while wire.cut:  # the connection stays, as one does whose cable is out
-            await asyncio.sleep(0.1)
+    return await listen(port, boot_server_port, ask, answer)

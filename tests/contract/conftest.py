@@ -5,7 +5,9 @@ A new driver is picked up by itself; until it has a line in `RIGS` its contract 
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,14 @@ import pytest
 from labctl.deadline import Deadline
 from labctl.machine import registry
 from labctl.machine.protocols import ROLES, Console, Deploy, DriverContext, Power, Shell
+from labctl.machine.reader import Reader
 from labctl.machine.registry import Machine, assemble
 from labctl.machine.session import Session
 from labctl.machine.transcript import Transcript
 from labctl.model import Build, Target, TargetConfig
+from labctl.virtualserver.client import VirtualServer
 from tests.leftovers import machine_name, our_machines
+from tests.virtual_servers import virtual_server
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,14 @@ class Rig:
     """What the console says soon after each power-on and reset, once a boot."""
     left: Callable[[str], list[int]] = lambda target: []
     """Host processes that a target of that name still has; none for a machine that is no process."""
+    server: Callable[[VirtualServer], Mapping[str, Mapping[str, Any]]] | None = None
+    """For a machine that is no process of its owner: the drivers of a virtual server."""
+    redfish: bool = False
+    """Of the virtual server."""
+    resets: bool = True
+    """Has a warm reset."""
+    target_name: str = ""
+    serial_port: int = 0
 
     def target(self) -> Target:
         config = {
@@ -42,16 +55,40 @@ class Rig:
             "boot": {"deadline": 60, "silence": 30},
             "drivers": self.drivers,
         }
-        return Target(machine_name(self.name), TargetConfig.model_validate(config))
+        return Target(self.target_name or machine_name(self.name), TargetConfig.model_validate(config))
 
 
 _Q35 = Rig("q35", {"qemu": {"disk_bus": "none"}, "console_shell": {}}, b"SeaBIOS (version", our_machines)
 _MICROVM = Rig("microvm", {"qemu": {"machine": "microvm", "disk_bus": "none"}, "console_shell": {}}, b"Linux version", our_machines)
 
+
+def _by_ipmi(server: VirtualServer) -> Mapping[str, Mapping[str, Any]]:
+    where = {"host": "127.0.0.1", "port": server.settings.bmc_port, "user": "admin"}
+    return {"ipmi": {**where, "password": f"file:{server.files.password}"}}
+
+
+def _by_redfish(server: VirtualServer) -> Mapping[str, Mapping[str, Any]]:
+    where = {"url": f"http://127.0.0.1:{server.settings.redfish_port}", "user": "admin"}
+    return {"redfish": {**where, "password": f"file:{server.files.password}"}}
+
+
+def _by_command(server: VirtualServer) -> Mapping[str, Mapping[str, Any]]:
+    """An outlet that a command of the host switches."""
+    command = f"ipmitool -I lanplus -C 3 -H {{host}} -p {server.settings.bmc_port} -U admin -f '{server.files.password}' power {{verb}}"
+    return {"pdu": {"host": "127.0.0.1", "command": command, "verbs": {"on": "on", "off": "off", "state": "status"}, "rest": 0}}
+
+
+def _server(name: str, drivers: Callable[[VirtualServer], Mapping[str, Mapping[str, Any]]], **more: Any) -> Rig:
+    return Rig(name, {}, b"SeaBIOS (version", our_machines, server=drivers, **more)
+
+
 RIGS: Mapping[str, Sequence[Rig]] = {
     "qemu": (_Q35, _MICROVM),
     "console_shell": (_Q35,),
-    "ipmi": (),
+    "ipmi": (_server("bmc", _by_ipmi),),
+    "redfish": (_server("bmc", _by_redfish, redfish=True),),
+    "pdu": (_server("command", _by_command, resets=False),),
+    "manual": (),
 }
 
 
@@ -68,10 +105,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="module")
-def rig(request: pytest.FixtureRequest) -> Rig:
+def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     found: Rig | None = request.param
     assert found is not None, f"give the driver {request.node.name} a rig in tests/contract/conftest.py"
-    return found
+    if found.server is None:
+        yield found
+        return
+    with virtual_server(tmp_path_factory.mktemp("lab"), redfish=found.redfish) as running:
+        yield replace(found, drivers=found.server(running), target_name=running.name, serial_port=running.settings.serial_port)
 
 
 @dataclass
@@ -101,15 +142,20 @@ class Bench:
 @pytest.fixture
 def bench(rig: Rig, debian: Build, tmp_path: Path) -> Iterator[Bench]:
     target = rig.target()
-    with Transcript(tmp_path) as transcript:
+    with ExitStack() as stack:
+        transcript = stack.enter_context(Transcript(tmp_path))
         machine = assemble(DriverContext(target, tmp_path), transcript)
         bench = Bench(rig, target, debian, machine, transcript)
-        machine.deploy.put(debian, f"{target.config.append} {debian.append}", bench.deadline())
-        try:
-            yield bench
-        finally:
-            machine.power.off(bench.deadline())
-            machine.console.detach()
+        if machine.has(Deploy):
+            machine.deploy.put(debian, f"{target.config.append} {debian.append}", bench.deadline())
+        if machine.has(Console):
+            stack.callback(machine.console.detach)
+        else:
+            # A driver that only switches: what the machine says is read past it.
+            serial = stack.enter_context(socket.create_connection(("127.0.0.1", rig.serial_port)))
+            stack.enter_context(Reader(serial.fileno(), transcript))
+        stack.callback(lambda: machine.power.off(bench.deadline()))
+        yield bench
 
 
 @pytest.fixture(scope="module")

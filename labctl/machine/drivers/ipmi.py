@@ -7,10 +7,10 @@ Status), 28.3 (Chassis Control), 28.12 and 28.13 (boot options).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -42,6 +42,12 @@ class Ipmi:
     uefi: bool = False
 
     _off_since: float | None = field(default=None, init=False)
+
+    stays_on = True
+
+    @staticmethod
+    def occupies(options: Mapping[str, Any]) -> str:
+        return f"the BMC {options.get('host')}:{options.get('port', 623)}"
 
     @property
     def _address(self) -> Address:

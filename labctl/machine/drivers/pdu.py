@@ -1,0 +1,188 @@
+"""Power by a switched outlet: a command of the host, or an outlet that speaks HTTP.
+
+An outlet switches the power, not the machine: set the firmware to *power on after AC loss*. There is no warm reset.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import string
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from labctl.deadline import Deadline
+from labctl.errors import HostToolMissing, ManagementError, PowerError, Problem
+from labctl.machine.polling import until
+from labctl.machine.protocols import DriverContext
+from labctl.model import PowerState, Target
+from labctl.process import run
+from labctl.secrets import Secret, reveal
+
+PLACES = ("host", "outlet", "verb")
+ANSWER = 20.0
+"""Seconds that an outlet may take for one answer."""
+_MOST = 1 << 16
+"""Bytes of an answer that are looked at."""
+
+
+def _template(text: str) -> str:
+    try:
+        used = {name for _, name, form, conversion in string.Formatter().parse(text) if name is not None and not form and not conversion}
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"text with {{host}}, {{outlet}} and {{verb}} ({error})") from None
+    if not used <= set(PLACES) or not words:
+        raise ValueError("text with no other places than {host}, {outlet} and {verb}")
+    return text
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"a regular expression ({error})") from None
+    return text
+
+
+Template = Annotated[str, AfterValidator(_template)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+
+
+@dataclass
+class Pdu:
+    """Options: either ``command``, a command line (no shell reads it; the environment has ``LABCTL_PDU_PASSWORD``), or ``url``. In both
+    ``{host}``, ``{outlet}`` and ``{verb}`` stand for what follows: ``host``, ``outlet``, ``verbs`` (what ``on``, ``off`` and ``state`` are
+    called there; without ``state`` the outlet is believed). ``says_on`` and ``says_off`` are what the answer to ``state`` holds (regular
+    expressions). ``method`` of HTTP, ``user`` and ``password`` (a reference: ``env:``, ``file:``, ``keyring:``, ``vault:``), ``rest``
+    (seconds between off and on, for the capacitors of the power supply)."""
+
+    context: DriverContext
+    outlet: str = ""
+    host: str = ""
+    command: Template = "{verb}"
+    url: Template = "{verb}"
+    verbs: Mapping[Literal["on", "off", "state"], str] = field(default_factory=lambda: {"on": "on", "off": "off", "state": "state"})
+    says_on: Pattern = r"(?i)\bon\b"
+    says_off: Pattern = r"(?i)\boff\b"
+    method: Literal["GET", "POST", "PUT"] = "GET"
+    user: str = ""
+    password: Secret | None = None
+    rest: Annotated[float, Field(ge=0, le=600)] = 5.0
+
+    _asked: PowerState = field(default=PowerState.UNKNOWN, init=False)
+    """For an outlet that cannot be asked."""
+    _off_since: float | None = field(default=None, init=False)
+
+    stays_on = True
+
+    @staticmethod
+    def occupies(options: Mapping[str, Any]) -> str:
+        place = options.get("url") or options.get("command")
+        return f"outlet {options.get('outlet', '')} of {options.get('host') or place}"
+
+    @staticmethod
+    def problems(target: Target, options: Mapping[str, Any]) -> list[Problem]:
+        where = f"targets/{target.name}.toml"
+        found = []
+        if ("command" in options) == ("url" in options):
+            found.append(Problem(where, "drivers.pdu", "has " + ("both" if "url" in options else "neither"), "either command or url"))
+        if missing := {"on", "off"} - set(options.get("verbs", ("on", "off"))):
+            absent = f"has no {' and no '.join(sorted(missing))}"
+            found.append(Problem(where, "drivers.pdu.verbs", absent, "on, off, and state if there is one"))
+        return found
+
+    @staticmethod
+    def host_programs(_target: Target, options: Mapping[str, Any]) -> list[str]:
+        """What it calls on the host."""
+        command = options.get("command")
+        words = shlex.split(command) if isinstance(command, str) else []
+        return words[:1]
+
+    def on(self, deadline: Deadline) -> int:
+        if self._off_since is not None:
+            time.sleep(min(deadline.left, max(0.0, self._off_since + self.rest - time.monotonic())))
+        if self.state(deadline) is PowerState.ON:
+            raise PowerError("the machine is on already", target=self.context.target.name)
+        t0_ns = time.monotonic_ns()
+        self._switch("on", PowerState.ON, deadline)
+        self._off_since = None
+        return t0_ns
+
+    def off(self, deadline: Deadline) -> None:
+        if self.state(deadline) is not PowerState.OFF:
+            self._switch("off", PowerState.OFF, deadline)
+        self._off_since = time.monotonic()
+
+    def reset(self, deadline: Deadline) -> int:
+        if self.state(deadline) is PowerState.OFF:
+            raise PowerError("the machine is off: there is nothing to reset", target=self.context.target.name)
+        raise PowerError("an outlet has no warm reset", target=self.context.target.name, remedy="labctl power cycle")
+
+    def state(self, deadline: Deadline) -> PowerState:
+        if "state" not in self.verbs:
+            return self._asked
+        said = self._ask("state", deadline)
+        on, off = re.search(self.says_on, said), re.search(self.says_off, said)
+        if bool(on) == bool(off):
+            raise ManagementError(
+                f"outlet {self.outlet} says neither on nor off: {said[:200].strip()!r}",
+                target=self.context.target.name,
+                remedy="see drivers.pdu.says_on and says_off",
+            )
+        return PowerState.ON if on else PowerState.OFF
+
+    def _switch(self, verb: Literal["on", "off"], wanted: PowerState, deadline: Deadline) -> None:
+        try:
+            said = self._ask(verb, deadline)
+        except ManagementError as error:
+            raise PowerError(f"power {verb}: {error.message}", target=self.context.target.name, remedy=error.remedy) from None
+        self._asked = wanted
+        if not until(lambda: self.state(deadline) is wanted, deadline):
+            raise PowerError(
+                f"outlet {self.outlet} took power {verb} ({said[:100].strip()!r}), and does not read {wanted} {deadline.seconds:g} s later",
+                target=self.context.target.name,
+            )
+
+    def _ask(self, verb: Literal["on", "off", "state"], deadline: Deadline) -> str:
+        places = {"host": self.host, "outlet": self.outlet, "verb": self.verbs[verb]}
+        limit = deadline.sooner(ANSWER)
+        return self._by_http(places, limit) if self.url != "{verb}" else self._by_command(places, limit)
+
+    def _by_command(self, places: Mapping[str, str], limit: Deadline) -> str:
+        # Split before anything is put in: what stands in a place stays one word, whatever is in it.
+        argv = [word.format(**places) for word in shlex.split(self.command)]
+        secret = {"LABCTL_PDU_PASSWORD": reveal(self.password)} if self.password else {}
+        done = run(argv, limit, env={**os.environ, **secret})
+        if done.status != 0:
+            raise ManagementError(f"{argv[0]} ended with {done.status}: {done.words[:200]}", target=self.context.target.name)
+        return done.out[:_MOST]
+
+    def _by_http(self, places: Mapping[str, str], limit: Deadline) -> str:
+        try:
+            import requests
+        except ImportError:
+            remedy = "pip install 'labctl[hardware]'"
+            raise HostToolMissing("an outlet's HTTP needs the Python package requests", remedy=remedy) from None
+        from urllib.parse import quote
+
+        url = self.url.format(**{name: value if name == "host" else quote(value, safe="") for name, value in places.items()})
+        auth = (self.user, reveal(self.password)) if self.password else None
+        try:
+            with requests.request(self.method, url, auth=auth, timeout=max(0.1, limit.left), allow_redirects=False, stream=True) as answer:
+                said = str(answer.raw.read(_MOST, decode_content=True), errors="replace")
+                status = answer.status_code
+        except (requests.RequestException, OSError) as error:
+            raise ManagementError(f"the outlet at {url} does not answer: {type(error).__name__}", target=self.context.target.name) from None
+        if not 200 <= status < 300:
+            words = f"the outlet at {url} says HTTP {status}: {' '.join(said.split())[:100]}"
+            raise ManagementError(words, target=self.context.target.name)
+        return said
+
+
+DRIVER = Pdu
