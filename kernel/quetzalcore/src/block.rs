@@ -21,9 +21,28 @@ impl fmt::Display for BlockError {
                 write!(f, "{bytes} bytes at sector {first} are not whole sectors of a disk of {sectors}")
             }
             Self::TimedOut { milliseconds } => write!(f, "the disk did not answer within {milliseconds} ms"),
-            Self::Refused { status } => write!(f, "the disk refused with status {status:#05x}"),
+            Self::Refused { status } => write!(f, "the disk refused with status {status:#05x} ({})", meaning(status)),
             Self::Failed => write!(f, "the disk's controller failed or is gone"),
         }
+    }
+}
+
+/// The commonest of NVMe's (base specification 1.4, figures 126 to 130).
+fn meaning(status: u16) -> &'static str {
+    match status {
+        0x02 => "invalid field in the command",
+        0x04 => "error while moving the data",
+        0x06 => "internal error",
+        0x0b => "no such namespace",
+        0x80 => "beyond the end of the disk",
+        0x81 => "the disk is full",
+        0x82 => "the namespace is not ready",
+        0x280 => "write fault",
+        0x281 => "unrecovered read error",
+        0x286 => "access denied",
+        0x182 => "write to a read-only range",
+        0x20 => "the namespace is write protected",
+        _ => "see the NVMe specification",
     }
 }
 
