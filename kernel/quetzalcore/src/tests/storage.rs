@@ -70,14 +70,17 @@ fn with_disk(test: impl FnOnce(&mut Nvme) -> Outcome) -> Ended {
         Ok(disk) => disk,
         Err(Problem::Absent) if !DEMANDED.load(Ordering::Relaxed) => return Ended::Skip("there is no NVMe controller"),
         Err(problem) => {
-            error!("nvme: {problem}");
-            return Ended::Fail;
+            return failed(format_args!("nvme: {problem}"));
         }
     };
-    test(&mut disk).unwrap_or_else(|Failure(words)| {
-        error!("storage: {words}");
-        Ended::Fail
-    })
+    test(&mut disk).unwrap_or_else(|Failure(words)| failed(format_args!("storage: {words}")))
+}
+
+/// Say why, in the log and in the report.
+fn failed(why: core::fmt::Arguments) -> Ended {
+    error!("{why}");
+    println!("    # {why}");
+    Ended::Fail
 }
 
 /// Mount, test, unmount: also after a failure, so that the file system is left clean.
