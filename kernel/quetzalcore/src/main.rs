@@ -14,6 +14,8 @@ mod arch;
 mod block;
 mod boot;
 mod cmdline;
+#[cfg(not(target_arch = "x86_64"))]
+mod devicetree;
 mod exit;
 #[cfg(target_arch = "x86_64")]
 mod ext4;

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::arch;
 use crate::exit::{self, Outcome};
+use crate::memory::paging::Rights;
 
 static PANICKING: AtomicBool = AtomicBool::new(false);
 
@@ -21,15 +22,17 @@ fn panic(info: &PanicInfo) -> ! {
     exit::exit(Outcome::Failure)
 }
 
-/// The return addresses of the frames from `frame` on: each frame begins with the frame pointer of its caller, then the return address.
-pub fn backtrace(mut frame: usize) {
+/// The return addresses of the frames from `frame` on, as long as they are where the kernel's variables and stacks are.
+fn backtrace(mut frame: usize) {
+    let parts = arch::kernel_parts();
+    let is_ours = |address: usize| parts.iter().any(|(part, rights)| *rights == Rights::Write && part.contains(&address));
     println!("backtrace:");
     for _ in 0..32 {
-        let Some((address, caller)) = arch::caller(frame) else { break };
-        println!("  {address:#018x}");
-        if caller <= frame {
+        if frame % 8 != 0 || !is_ours(frame.wrapping_sub(16)) || !is_ours(frame + 15) {
             break;
         }
+        let (address, caller) = unsafe { arch::unwind(frame) };
+        println!("  {address:#018x}");
         frame = caller;
     }
     println!("end of backtrace");

@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Range;
 
-use crate::arch::interrupts::Message;
 use crate::arch::pci as host;
 use crate::lock::Lock;
 use crate::memory::paging;
@@ -11,10 +11,24 @@ use crate::memory::paging;
 /// How configuration space is reached.
 #[derive(Clone, Copy)]
 pub enum Config {
-    #[allow(dead_code)]
+    #[cfg(target_arch = "x86_64")]
     Ports,
     /// 4 KiB a function, from an address on.
     Memory { base: usize, buses: usize },
+}
+
+/// The bus of a machine.
+pub struct Host {
+    pub config: Config,
+    /// Addresses for memory of devices that firmware gave none.
+    pub window: Range<usize>,
+}
+
+/// What a device must write where to interrupt.
+#[derive(Clone, Copy)]
+pub struct Message {
+    pub address: u64,
+    pub data: u32,
 }
 
 /// One function of a device.
@@ -54,20 +68,20 @@ static FUNCTIONS: Lock<Vec<Function>> = Lock::new(Vec::new());
 
 /// Find what is there, and give memory to what firmware gave none.
 pub fn init() {
-    let Some(config) = host::config() else {
+    let Some(Host { config, mut window }) = host::host() else {
         info!("pci: this machine has no bus");
         return;
     };
     match config {
+        #[cfg(target_arch = "x86_64")]
         Config::Ports => debug!("pci: configuration space by ports"),
         Config::Memory { base, buses } => debug!("pci: configuration space of {buses} buses at {base:#x}"),
     }
     let mut found = Vec::new();
     scan(config, 0, &mut found);
-    let mut next = host::WINDOW.start;
     for function in &found {
         info!("pci: {function}");
-        function.assign(&mut next);
+        function.assign(&mut window);
         for number in 0..6 {
             if let Some(bar) = function.bar(number) {
                 debug!("pci: {:02x}:{:02x}.{} memory {number} at {:#x}, {} KiB", function.bus, function.device, function.function, bar.address, bar.bytes >> 10);
@@ -127,6 +141,7 @@ impl Function {
     /// The word of configuration space that begins at an offset, which 4 divides.
     pub fn read(&self, offset: usize) -> u32 {
         match self.config {
+            #[cfg(target_arch = "x86_64")]
             Config::Ports => host::read_port(self.place() << 8 | offset),
             Config::Memory { base, .. } => unsafe { ((base + self.place() * 4096 + offset) as *const u32).read_volatile() },
         }
@@ -134,6 +149,7 @@ impl Function {
 
     pub fn write(&self, offset: usize, value: u32) {
         match self.config {
+            #[cfg(target_arch = "x86_64")]
             Config::Ports => host::write_port(self.place() << 8 | offset, value),
             Config::Memory { base, .. } => unsafe { ((base + self.place() * 4096 + offset) as *mut u32).write_volatile(value) },
         }
@@ -193,8 +209,8 @@ impl Function {
         Some(table)
     }
 
-    /// Give addresses from `next` on to memory that has none. Bars of ports keep none: nobody here uses them.
-    fn assign(&self, next: &mut usize) {
+    /// Give addresses of `window`, which gets smaller, to memory that has none. Bars of ports keep none: nobody here uses them.
+    fn assign(&self, window: &mut Range<usize>) {
         let firmware_did = self.read(COMMAND) & COMMAND_MEMORY != 0;
         let mut number = 0;
         while number < self.bars() {
@@ -204,15 +220,15 @@ impl Function {
             if let Some(bar) = self.sized(number)
                 && !(firmware_did && bar.address != 0)
             {
-                let address = next.next_multiple_of(bar.bytes);
-                if address + bar.bytes > host::WINDOW.end {
+                let address = window.start.next_multiple_of(bar.bytes);
+                if address + bar.bytes > window.end {
                     warn!("pci: no room for memory {number} of {self}");
                 } else {
                     self.write(register, address as u32);
                     if wide {
                         self.write(register + 4, (address >> 32) as u32);
                     }
-                    *next = address + bar.bytes;
+                    window.start = address + bar.bytes;
                 }
             }
             number += if wide { 2 } else { 1 };

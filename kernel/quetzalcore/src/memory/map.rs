@@ -1,10 +1,12 @@
 //! Which physical addresses are memory, as the loader tells it.
 
+use super::pages::PAGE;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Usable,
-    /// Tables of the firmware.
-    Acpi,
+    /// What firmware has left to be read: tables of ACPI, a device tree.
+    Firmware,
     Reserved,
 }
 
@@ -12,7 +14,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Kind::Usable => "usable",
-            Kind::Acpi => "ACPI",
+            Kind::Firmware => "firmware",
             Kind::Reserved => "reserved",
         }
     }
@@ -49,6 +51,25 @@ impl Map {
         *place = Region { start, end, kind };
         self.count += 1;
         Ok(())
+    }
+
+    /// Take the pages that a part touches out of what is usable.
+    #[cfg_attr(target_arch = "x86_64", allow(dead_code))] // there, firmware's map has it already
+    pub fn reserve(&mut self, start: u64, size: u64) -> Result<(), &'static str> {
+        let end = start.checked_add(size).and_then(|end| end.checked_next_multiple_of(PAGE as u64)).ok_or("a reservation ends beyond all addresses")?;
+        let start = start / PAGE as u64 * PAGE as u64;
+        for number in 0..self.count {
+            let region = self.regions[number];
+            if region.kind == Kind::Usable && region.start < end && start < region.end {
+                if region.start < start {
+                    self.regions[number].end = start;
+                    self.add(end, region.end.saturating_sub(end), Kind::Usable)?;
+                } else {
+                    self.regions[number].start = end.min(region.end);
+                }
+            }
+        }
+        self.add(start, end - start, Kind::Firmware)
     }
 
     pub fn regions(&self) -> &[Region] {

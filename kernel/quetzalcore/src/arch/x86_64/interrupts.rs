@@ -5,6 +5,7 @@ use core::arch::asm;
 use super::port::write8;
 use crate::lock::Lock;
 use crate::memory::paging;
+pub use crate::pci::Message;
 
 const APIC: usize = 0xfee0_0000;
 const ID: usize = 0x20;
@@ -20,13 +21,6 @@ const COUNT: usize = 0xe0 - FIRST;
 
 type Handler = (fn(usize), usize);
 static HANDLERS: Lock<[Option<Handler>; COUNT]> = Lock::new([None; COUNT]);
-
-/// What a device must write where to interrupt.
-#[derive(Clone, Copy)]
-pub struct Message {
-    pub address: u64,
-    pub data: u32,
-}
 
 /// After paging.
 pub fn init() {

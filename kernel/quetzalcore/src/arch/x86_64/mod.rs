@@ -4,7 +4,6 @@ use core::arch::{asm, global_asm};
 use core::ops::Range;
 
 use crate::boot::BootInfo;
-use crate::memory::paging::Rights;
 
 pub mod cpu;
 pub mod interrupts;
@@ -30,32 +29,6 @@ pub const MAPPED_AT_ENTRY: usize = 4 << 30;
 /// Registers that are used without being asked for: the sleep control of microvm.
 pub const EARLY_DEVICES: [Range<usize>; 1] = [0xfea0_0000..0xfea0_1000];
 
-unsafe extern "C" {
-    static kernel_start: u8;
-    static rodata_start: u8;
-    static data_start: u8;
-    static boot_stack_guard: u8;
-    static boot_stack_top: u8;
-    static kernel_end: u8;
-}
-
-/// Where the kernel itself is.
-pub fn kernel_image() -> Range<usize> {
-    &raw const kernel_start as usize..&raw const kernel_end as usize
-}
-
-/// Its parts; what is between two of them is not to be touched.
-pub fn kernel_parts() -> [(Range<usize>, Rights); 4] {
-    let at = |symbol: *const u8| symbol as usize;
-    let guard = at(&raw const boot_stack_guard);
-    [
-        (at(&raw const kernel_start)..at(&raw const rodata_start), Rights::Execute),
-        (at(&raw const rodata_start)..at(&raw const data_start), Rights::Read),
-        (at(&raw const data_start)..guard, Rights::Write),
-        (guard + 4096..at(&raw const kernel_end), Rights::Write),
-    ]
-}
-
 /// `eax` and `ebx` as the loader left them.
 pub fn boot_info(eax: usize, ebx: usize) -> Result<BootInfo, &'static str> {
     if eax as u32 == multiboot2::MAGIC { multiboot2::read(ebx) } else { pvh::read(ebx) }
@@ -75,19 +48,13 @@ pub fn frame_pointer() -> usize {
     frame
 }
 
-/// An address that overflowing the stack reaches first.
-pub fn stack_guard() -> usize {
-    &raw const boot_stack_guard as usize
-}
-
-/// The return address of the stack frame at `frame`, and the caller's frame; None where no frame can be.
-pub fn caller(frame: usize) -> Option<(usize, usize)> {
-    let stack = &raw const boot_stack_guard as usize + 4096..&raw const boot_stack_top as usize - 8;
-    if !stack.contains(&frame) || frame % 8 != 0 {
-        return None;
-    }
+/// The return address and the caller's frame, of the frame that begins at `frame`.
+///
+/// # Safety
+/// A frame is there.
+pub unsafe fn unwind(frame: usize) -> (usize, usize) {
     let words = frame as *const usize;
-    Some(unsafe { (words.add(1).read(), words.read()) })
+    unsafe { (words.add(1).read(), words.read()) }
 }
 
 /// Executes exactly `count` instructions more than it does for a count of 0.

@@ -1,16 +1,14 @@
 //! How a PC reaches its PCI bus.
 
-use core::ops::Range;
-
 use super::port::{read32, write32};
-use crate::pci::Config;
+use crate::pci::{Config, Host};
 
 /// Of configuration space, by ports.
 const ADDRESS: u16 = 0xcf8;
 const DATA: u16 = 0xcfc;
 
 /// Where memory of devices can be put when firmware did not; QEMU has nothing there, on q35 and on microvm.
-pub const WINDOW: Range<usize> = 0xc000_0000..0xe000_0000;
+const WINDOW: core::ops::Range<usize> = 0xc000_0000..0xe000_0000;
 
 /// QEMU's Q35 host bridge, and its register that tells where configuration space is in memory.
 const Q35: u32 = 0x29c0_8086;
@@ -19,7 +17,11 @@ const Q35_ECAM: usize = 0x60;
 const MICROVM: u32 = 0x0008_1b36;
 const MICROVM_ECAM: usize = 0xe000_0000;
 
-pub fn config() -> Option<Config> {
+pub fn host() -> Option<Host> {
+    config().map(|config| Host { config, window: WINDOW })
+}
+
+fn config() -> Option<Config> {
     // The address register keeps what is written, if it is there.
     write32(ADDRESS, 1 << 31);
     if read32(ADDRESS) == 1 << 31 {

@@ -60,7 +60,7 @@ pub fn read(address: usize) -> Result<BootInfo, &'static str> {
 pub fn kind(number: u32) -> Kind {
     match number {
         1 => Kind::Usable,
-        3 => Kind::Acpi,
+        3 => Kind::Firmware,
         _ => Kind::Reserved,
     }
 }
