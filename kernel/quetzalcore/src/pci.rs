@@ -11,8 +11,9 @@ use crate::memory::paging;
 /// How configuration space is reached.
 #[derive(Clone, Copy)]
 pub enum Config {
-    #[cfg(target_arch = "x86_64")]
-    Ports,
+    /// By what reads and writes the word at bus, device, function and register, as ports of a PC number them.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    Ports { read: fn(usize) -> u32, write: fn(usize, u32) },
     /// 4 KiB a function, from an address on.
     Memory { base: usize, buses: usize },
 }
@@ -73,8 +74,7 @@ pub fn init() {
         return;
     };
     match config {
-        #[cfg(target_arch = "x86_64")]
-        Config::Ports => debug!("pci: configuration space by ports"),
+        Config::Ports { .. } => debug!("pci: configuration space by ports"),
         Config::Memory { base, buses } => debug!("pci: configuration space of {buses} buses at {base:#x}"),
     }
     let mut found = Vec::new();
@@ -141,16 +141,14 @@ impl Function {
     /// The word of configuration space that begins at an offset, which 4 divides.
     pub fn read(&self, offset: usize) -> u32 {
         match self.config {
-            #[cfg(target_arch = "x86_64")]
-            Config::Ports => host::read_port(self.place() << 8 | offset),
+            Config::Ports { read, .. } => read(self.place() << 8 | offset),
             Config::Memory { base, .. } => unsafe { ((base + self.place() * 4096 + offset) as *const u32).read_volatile() },
         }
     }
 
     pub fn write(&self, offset: usize, value: u32) {
         match self.config {
-            #[cfg(target_arch = "x86_64")]
-            Config::Ports => host::write_port(self.place() << 8 | offset, value),
+            Config::Ports { write, .. } => write(self.place() << 8 | offset, value),
             Config::Memory { base, .. } => unsafe { ((base + self.place() * 4096 + offset) as *mut u32).write_volatile(value) },
         }
     }
@@ -163,12 +161,6 @@ impl Function {
     /// Base address register `number`, if it has memory and an address.
     pub fn bar(&self, number: usize) -> Option<Bar> {
         self.sized(number).filter(|bar| bar.address != 0)
-    }
-
-    /// Its registers, mapped. Panics if there are none.
-    pub fn map(&self, number: usize) -> *mut u8 {
-        let bar = self.bar(number).expect("the device has no such memory");
-        paging::map_device(bar.address, bar.bytes)
     }
 
     /// Where a capability is in configuration space.

@@ -27,7 +27,7 @@ fn config() -> Option<Config> {
     if read32(ADDRESS) == 1 << 31 {
         let register = read_port(Q35_ECAM);
         let enabled = read_port(0) == Q35 && register & 1 == 1;
-        return Some(if enabled { Config::Memory { base: register as usize & 0xf000_0000, buses: 256 } } else { Config::Ports });
+        return Some(if enabled { Config::Memory { base: register as usize & 0xf000_0000, buses: 256 } } else { Config::Ports { read: read_port, write: write_port } });
     }
     let config = Config::Memory { base: MICROVM_ECAM, buses: 1 };
     crate::memory::paging::map_device(MICROVM_ECAM, 4096);
@@ -35,12 +35,12 @@ fn config() -> Option<Config> {
 }
 
 /// Of bus, device, function and register, as the ports number them.
-pub fn read_port(address: usize) -> u32 {
+fn read_port(address: usize) -> u32 {
     write32(ADDRESS, 1 << 31 | address as u32);
     read32(DATA)
 }
 
-pub fn write_port(address: usize, value: u32) {
+fn write_port(address: usize, value: u32) {
     write32(ADDRESS, 1 << 31 | address as u32);
     write32(DATA, value);
 }
