@@ -115,7 +115,7 @@ class PowerState(StrEnum):
 
 
 class _File(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # most verbs read few kinds of file
 
 
 class BootExpectation(_File):

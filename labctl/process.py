@@ -10,7 +10,9 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,3 +176,23 @@ def detach(argv: Sequence[str], keep_fds: Sequence[int], log: Path) -> None:
         subprocess.Popen(  # not waited for: init adopts it
             list(argv), pass_fds=tuple(keep_fds), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/"
         )
+
+
+def fork(work: Callable[[], None]) -> int:
+    """A copy of this process, which must have one thread only, that does ``work`` with nothing at its standard input and output, and
+    ends. Returns its process id."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if pid := os.fork():
+        return pid
+    try:
+        devnull = os.open(os.devnull, os.O_RDWR)
+        os.dup2(devnull, 0)
+        os.dup2(devnull, 1)
+        os.close(devnull)
+        work()
+        os._exit(0)
+    except BaseException:  # noqa: BLE001  # nothing of it may run on in the copy
+        traceback.print_exc()
+    finally:
+        os._exit(1)

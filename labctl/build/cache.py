@@ -58,7 +58,7 @@ class Made:
 
 
 class _StoredFile(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
     size: int
@@ -67,7 +67,7 @@ class _StoredFile(BaseModel):
 class _Manifest(BaseModel):
     """``keys/HASH.json``. One of another schema counts as absent and is made anew."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     schema_: Literal[1] = Field(1, alias="schema")
     identity: Mapping[str, str]

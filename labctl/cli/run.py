@@ -104,13 +104,12 @@ def _show_plan(planned: Planned, as_json: bool) -> None:
 
 def _run(planned: Planned, workers: int | None, as_json: bool) -> int:
     from labctl.machine import budget
-    from labctl.run.workers import EarlyWorkers
-
-    count = min(workers or len(budget.capacity().cpus), len(planned.cells))
-    early = EarlyWorkers(count)
     from labctl.run.plugin import execute
     from labctl.run.prepare import prepare
+    from labctl.run.workers import ForkedWorkers
 
+    count = min(workers or len(budget.capacity().cpus), len(planned.cells))
+    forked = ForkedWorkers(count)  # with all that was imported by now, and before there is a second thread
     prepared = prepare(planned, sys.argv, lambda line: print(line, file=sys.stderr))
     suites = sorted({planned.lab.suite(cell.suite) for cell in prepared.cells})
     with ExitStack() as shown:
@@ -123,7 +122,7 @@ def _run(planned: Planned, workers: int | None, as_json: bool) -> int:
 
         # A supervisor's SIGTERM ends a run as Ctrl-C does: machines off, what was measured kept.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        controller = execute(prepared, count, suites, early, meanwhile)
+        controller = execute(prepared, count, suites, forked, meanwhile)
     if controller.collection_errors:
         raise ConfigError("a suite cannot be read:\n" + "\n".join(dict.fromkeys(controller.collection_errors)))
     run = controller.result

@@ -11,7 +11,7 @@ import dataclasses
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -58,6 +58,11 @@ def _verbs(role: type) -> list[str]:
 
 def _fields(driver: type[Any]) -> tuple[dict[str, Any], type[BaseModel]]:
     """A driver's injected fields (name → type), and a model of its options."""
+    return _fields_of(cast(Hashable, driver))
+
+
+@cache
+def _fields_of(driver: Any) -> tuple[dict[str, Any], type[BaseModel]]:
     hints = get_type_hints(driver, include_extras=True)
     injected: dict[str, Any] = {}
     options: dict[str, Any] = {}

@@ -162,6 +162,11 @@ class Transcript:
         with self._changed:
             self.ended = None
 
+    def flush(self) -> None:
+        """Until all that can be read here is in the folder's files too: whoever waits is woken before the bytes go to disk."""
+        with self._feeding:
+            pass
+
     def note(self, text: str) -> None:
         """A mark of the lab's own at this point, in a file beside the log; never mixed with what the guest said."""
         if self._folder is None or self._disk_error is not None:

@@ -41,7 +41,7 @@ from labctl.store.writer import RunWriter
 if TYPE_CHECKING:
     from labctl.parsers.ktap import Report
     from labctl.run.prepare import Prepared
-    from labctl.run.workers import EarlyWorkers
+    from labctl.run.workers import ForkedWorkers
 
 CELLS = pytest.StashKey["CellRunner"]()
 CONTROLLER = pytest.StashKey["Controller"]()
@@ -180,7 +180,7 @@ class Controller:
 
 
 def execute(
-    prepared: Prepared, workers: int, suites: Sequence[Path], early: EarlyWorkers, meanwhile: Callable[[], None] = lambda: None
+    prepared: Prepared, workers: int, suites: Sequence[Path], forked: ForkedWorkers, meanwhile: Callable[[], None] = lambda: None
 ) -> Controller:
     """Run the cells under pytest with ``workers`` xdist workers, silently; returns when the run's folder is complete.
 
@@ -197,16 +197,16 @@ def execute(
     ]
     if not any((root / name).is_file() for name in ("pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")):
         arguments += ["-c", os.devnull]  # a lab without settings of its own is not to find those of a folder above
-    pytest.main(arguments, plugins=[_Given(controller, early, meanwhile)])
+    pytest.main(arguments, plugins=[_Given(controller, forked, meanwhile)])
     return controller
 
 
 class _Given:
     """Hands a controller that exists already to the plugin."""
 
-    def __init__(self, controller: Controller, early: EarlyWorkers, meanwhile: Callable[[], None]) -> None:
+    def __init__(self, controller: Controller, forked: ForkedWorkers, meanwhile: Callable[[], None]) -> None:
         self.controller = controller
-        self.early = early
+        self.forked = forked
         self.meanwhile = meanwhile
 
     @pytest.hookimpl(trylast=True)
@@ -214,7 +214,7 @@ class _Given:
         self.meanwhile()
 
     def pytest_xdist_setupnodes(self, config: pytest.Config) -> None:
-        config.pluginmanager.getplugin("dsession").nodemanager.group = self.early
+        config.pluginmanager.getplugin("dsession").nodemanager.group = self.forked
 
     def pytest_load_initial_conftests(self, early_config: pytest.Config) -> None:
         early_config.stash[CONTROLLER] = self.controller

@@ -161,6 +161,7 @@ def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], Non
             process.find(program)
     wanted = list(dict.fromkeys(cell.build for cell in planned.cells))
     with ThreadPoolExecutor(max_workers=4) as pool:
+        identity = pool.submit(host.identity)  # asks QEMU for its version
         made = dict(zip(wanted, pool.map(lambda name: obtain(planned.lab, name, progress=progress), wanted), strict=True))
     by_name: dict[str, str] = {}
     for asked, build in made.items():
@@ -175,7 +176,7 @@ def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], Non
         matrix=planned.request.matrix or "",
         argv=argv,
         version=__version__,
-        host=host.identity(),
+        host=identity.result(),
         builds={name: json.loads(json.dumps(asdict(build), default=str)) for name, build in builds.items()},
         targets={n: t.config.model_dump(mode="json", by_alias=True) for n, t in planned.targets.items()},
         cells=cells,

@@ -1,8 +1,10 @@
 """Shell over a serial console that kernel messages share.
 
-The command goes in base64, so that no quoting or line editor touches it. Its output is kept in a file of the guest and sent back in
-base64 too, with a digest: base64 has no ``[``, so that a kernel message (``[    1.234567] …`` to the end of its line), wherever it
-breaks in, can be cut out exactly. A reply whose digest does not fit is asked for again; the command itself never runs twice.
+The command goes in base64 where a quote or a line editor could touch it. Its output is kept in a file of the guest. A short text is
+first said as it is, with its length, for that takes no process of the guest's; kernel messages (``[    1.234567] …`` to the end of the
+line) are cut out of what arrives. If the length does not fit then (the output has such lines of its own, something else broke in), the
+file is asked for in base64 with a digest: base64 has no ``[``, so that what a kernel message breaks into can be put together exactly. A
+reply whose digest does not fit is asked for again. The command itself never runs twice.
 
 Needs ``sh``, ``base64`` and ``sha256sum`` in the guest, and a prompt's worth of patience: nothing is typed before ``ready``.
 """
@@ -14,6 +16,7 @@ import hashlib
 import re
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from labctl.deadline import Deadline, DeadlineExpired
@@ -28,10 +31,16 @@ KERNEL_MESSAGE = re.compile(rb"\[ *\d+\.\d{6}\][^\n]*\n")
 PLAIN = re.compile(r"[A-Za-z0-9_./=,:+ -]{1,200}")
 """Commands that mean the same however they are read."""
 FILE = "/tmp/.labctl"  # noqa: S108  # in the guest
-"""With a number behind it: holds a command's output until the next has ended. One each, for a process that a command left behind may
-still write to its own."""
+"""With a number behind it: holds a command's output. One each, for a process that a command left behind may still write to its own.
+Short ones stay until the next long one: a process to remove them would cost more than they do."""
 PIECE = 700
 """Characters typed a line: under the 1,024 of busybox' line editor and the 4,096 of a terminal in canonical mode."""
+SHORT = 1000
+"""Bytes of output that a guest says as they are; a shell reads them one by one."""
+PROMPT = re.compile(rb"[^\r\n]{0,60}[#$>] {1,2}(?:\x1b\[6n)?\Z")
+"""The last words of a console whose shell waits for a line. `\\x1b[6n` is busybox' line editor asking where the cursor is."""
+PROMPT_PATIENCE = 0.3
+"""Seconds for a prompt to come behind ``ready``, before the shell is asked whether it is there."""
 RESEND_AFTER = 3.0
 """Seconds without a byte in the middle of a reply before it is asked for again."""
 
@@ -50,6 +59,9 @@ class ConsoleShell:
 
     def open(self, deadline: Deadline) -> None:
         deadline = deadline.sooner(self.open_deadline)
+        if not self._open:
+            self.console.write(b" ")  # see `_type`
+            self._open = self._prompts(deadline.sooner(PROMPT_PATIENCE))
         while not self._open:
             # A shell that is only just starting throws away what was typed before: ask until it answers.
             said = self._listen()
@@ -62,6 +74,16 @@ class ConsoleShell:
             except ConsoleEnded as ended:
                 raise self._lost("before the shell answered", ended, said) from None
 
+    def _prompts(self, deadline: Deadline) -> bool:
+        """Whether the console's last words are a prompt, by the deadline."""
+        try:
+            while not PROMPT.search(self.transcript.read(size - 80 if (size := self.transcript.size) > 80 else 0)):
+                if not self.transcript.wait_beyond(size, deadline):
+                    return False
+        except ConsoleEnded:
+            return False  # asking tells it better
+        return True
+
     def run(self, command: str, deadline: Deadline) -> CommandResult:
         if not self._open:
             self.open(deadline)
@@ -73,19 +95,20 @@ class ConsoleShell:
     def _exchange(self, command: str, deadline: Deadline) -> CommandResult:
         nonce = secrets.token_hex(4)
         began = time.monotonic()
-        # The markers are typed in two halves, so that the terminal's echo never looks like a reply.
-        before, file = f"{FILE}{self._commands}", f"{FILE}{self._commands + 1}"
+        file = f"{FILE}{self._commands}"
         self._commands += 1
-        show = f'echo "lab""ctl<{nonce}"; base64 {file}; echo ":$L:$(sha256sum <{file})"; echo "lab""ctl>{nonce}"'
-        tidy = f"; rm -f {before}" if self._commands > 1 else ""  # after the reply, while it is being read
         said = self._listen()
         try:
             typed = self._typed(command, nonce, deadline)
             said = self._listen()
-            self.console.write(f"({typed})</dev/null >{file} 2>&1; L=$?; {show}{tidy}\n".encode())
-            while (reply := self._reply(said, nonce, deadline)) is None:
+            self._type(f"({typed})</dev/null >{file} 2>&1; L=$?; {_say_short(file, nonce)}")
+            reply = self._reply(said, nonce, deadline, parse_short)
+            while reply is None:
+                nonce = secrets.token_hex(4)
                 said = self._listen()
-                self.console.write(f"{show}\n".encode())
+                # Gone after the reply, while that is being read: what a running process still writes to it is nobody's.
+                self._type(_say_encoded(file, nonce) + f"; rm -f {FILE}*")
+                reply = self._reply(said, nonce, deadline, parse_reply)
         except DeadlineExpired:
             raise self._hung(f"no answer within {deadline.seconds:g} s to the command {_shown(command)}", said) from None
         except ConsoleEnded as ended:
@@ -109,9 +132,14 @@ class ConsoleShell:
         return f'eval "$(echo {"${E}" if text else ""}{rest} | base64 -d)"'
 
     def _type_and_await(self, line: str, token: str, said: _Hearing, deadline: Deadline) -> None:
-        self.console.write(f'{line}echo "lab""ctl+{token}."\n'.encode())
+        self._type(f'{line}echo "lab""ctl+{token}."')
         while f"labctl+{token}.".encode() not in said.clean:
             said.hear(deadline)
+
+    def _type(self, line: str) -> None:
+        # The blank is the next line's first. Where nothing is typed yet when it prompts, busybox' line editor asks the terminal where the
+        # cursor is, and waits 20 ms for the answer when the line has come.
+        self.console.write(f"{line}\n ".encode())
 
     def _hung(self, message: str, said: _Hearing) -> TargetHung:
         self._open = False
@@ -126,7 +154,9 @@ class ConsoleShell:
     def _listen(self) -> _Hearing:
         return _Hearing(self.transcript, self.context.target.name)
 
-    def _reply(self, said: _Hearing, nonce: str, deadline: Deadline) -> tuple[int, bytes] | None:
+    def _reply(
+        self, said: _Hearing, nonce: str, deadline: Deadline, parse: Callable[[bytes, bytes, bytes], tuple[int, bytes] | None]
+    ) -> tuple[int, bytes] | None:
         """Status and output, or None if the reply came broken. Raises DeadlineExpired, ConsoleEnded, KernelCrash."""
         begin, end = f"labctl<{nonce}".encode(), f"labctl>{nonce}".encode()
         while True:
@@ -136,7 +166,7 @@ class ConsoleShell:
                 if deadline.expired:
                     raise
             if said.ends_with_line(end):
-                return parse_reply(bytes(said.clean), begin, end)
+                return parse(bytes(said.clean), begin, end)
             if said.silent_for > RESEND_AFTER and begin in said.clean:
                 return None  # it began and its end was lost
 
@@ -186,9 +216,38 @@ def _shown(command: str, most: int = 200) -> str:
     return repr(command if len(command) <= most else f"{command[: most - 1]}…")
 
 
+# The markers are typed in two halves, so that the terminal's echo never looks like a reply.
+
+
+def _say_short(file: str, nonce: str) -> str:
+    """A line that says status and output of a command, the output only if it is short and of letters that nothing on the way changes.
+
+    Only builtins, for a process costs an emulated machine 10 ms. ``read`` fails at the end of the file, and does not at a NUL or at the
+    limit. No message of a crashing kernel is without blanks, so what has none is never taken for one.
+    """
+    return (
+        f"IFS= read -rn{SHORT} -d '' O <{file}; R=$?; case $O in *[!$'\\n'\\ -Z_a-z]*)R=0;; esac; [ $R = 1 ]||O=; "
+        f'echo "lab""ctl<{nonce}:$L:$R:${{#O}}:${{O// /^}}:$L:lab""ctl>{nonce}"'
+    )
+
+
+def _say_encoded(file: str, nonce: str) -> str:
+    return f'echo "lab""ctl<{nonce}"; base64 {file}; echo ":$L:$(sha256sum <{file})"; echo "lab""ctl>{nonce}"'
+
+
 def strip(data: bytes) -> bytes:
     """Console bytes without the kernel's messages and carriage returns."""
     return KERNEL_MESSAGE.sub(b"", data).replace(b"\r", b"")
+
+
+def parse_short(data: bytes, begin: bytes, end: bytes) -> tuple[int, bytes] | None:
+    """The short reply in stripped console bytes: exit status and output; None if the output was kept back, or something broke in."""
+    head = re.search(re.escape(begin) + rb":(\d{1,3}):1:(\d{1,5}):", data)
+    if head is None:
+        return None
+    stop = head.end() + int(head[2])
+    whole = data[stop:].startswith(b":%s:%s" % (head[1], end))
+    return (int(head[1]), data[head.end() : stop].replace(b"^", b" ")) if whole else None
 
 
 def parse_reply(data: bytes, begin: bytes, end: bytes) -> tuple[int, bytes] | None:
