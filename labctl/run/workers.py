@@ -33,6 +33,7 @@ class ForkedWorkers(execnet.Group):
         gc.freeze()  # what exists by now is not touched by the forks' garbage collection, and so not copied
         self._forks: list[_ForkIO] = []
         for _ in range(count):
+            self.allocate_id(execnet.XSpec("popen"))  # xdist has given them gw0, gw1, ... itself; a later one is not to be called so again
             self._forks.append(_fork([fd for io in self._forks for fd in io.fds]))
 
     def makegateway(self, spec: Any = None) -> Any:
@@ -40,7 +41,6 @@ class ForkedWorkers(execnet.Group):
         plain = getattr(spec, "popen", False) and not any(getattr(spec, key, None) for key in ("python", "via", "chdir", "nice", "env"))
         if not self._forks or not plain:
             return super().makegateway(spec)
-        self.allocate_id(spec)
         gateway = execnet.Gateway(self._forks.pop(0), spec)
         gateway.spec = spec
         self._register(gateway)

@@ -244,7 +244,7 @@ SUITES: dict[str, str] = {
     "noisy": """
 def test_noisy(shell):
     print("\\033[2J" + "x" * 100000)
-    shell("(yes >/dev/console &) ; sleep 1", deadline=5)
+    shell("(yes >/dev/console &) ; seq 100000", deadline=5)
 """,
     "no-fixture": "def test_x(bootd):\n    pass\n",
     "needs": """
