@@ -48,7 +48,12 @@ unsafe extern "C" fn memset(to: *mut u8, value: c_int, count: usize) -> *mut u8 
 /// As C's.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> c_int {
-    for n in 0..count {
+    // Eight at a time as long as they agree.
+    let mut same = 0;
+    while same + 8 <= count && unsafe { a.add(same).cast::<u64>().read_unaligned() == b.add(same).cast::<u64>().read_unaligned() } {
+        same += 8;
+    }
+    for n in same..count {
         let (x, y) = unsafe { (a.add(n).read(), b.add(n).read()) };
         if x != y {
             return x as c_int - y as c_int;
