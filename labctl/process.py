@@ -27,6 +27,7 @@ PACKAGES: Mapping[str, str] = {
     "qemu-system-aarch64": "qemu-system-arm",
     "qemu-system-riscv64": "qemu-system-misc",
     "qemu-img": "qemu-utils",
+    "mke2fs": "e2fsprogs",
     "cpio": "cpio",
     "busybox": "busybox-static",
     "apt-get": "apt",
@@ -61,7 +62,8 @@ class Completed:
 
 def find(program: str) -> str:
     """Absolute path of a program by name or path. Raises HostToolMissing with the line that installs it."""
-    path = shutil.which(program)
+    # Debian keeps mke2fs where only root's PATH leads, though anybody may use it.
+    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
     if path is None:
         if os.sep in program:
             raise HostToolMissing(f"the host has no program {program}", remedy="see that the file is there and may be executed")

@@ -31,6 +31,7 @@ _RESULT = re.compile(r"^( *)(not )?ok(?: +([0-9]{1,9}))?(?: +(?:- )?(.*))?$")
 _SUBTEST = re.compile(r"^( *)# Subtest: *(.*)$")
 _DIRECTIVE = re.compile(r"^(SKIP|TODO|XFAIL|TIMEOUT|ERROR)\b[:\s]*(.*)$", re.IGNORECASE)
 _BAIL = re.compile(r"^ *Bail out!\s*(.*)$")
+_FIGURE = re.compile(r"^# bench ([A-Za-z0-9_.-]{1,80})=([0-9]{1,18}(?:\.[0-9]{1,9})?) ([A-Za-z0-9/%]{1,16})$")
 _EXPECTED = ("TODO", "XFAIL")
 
 
@@ -62,6 +63,22 @@ class Report:
     problems: tuple[str, ...]
     """Why the report can't be believed as it is: tests that the plan promises and that are missing, numbers out of order, ``Bail out!``."""
     bail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A measurement that a test reports beside its result, as ``# bench NAME=VALUE UNIT``."""
+
+    test: str
+    name: str
+    value: float
+    unit: str
+
+
+def figures(report: Report) -> list[Figure]:
+    """Those of all results, in their order. A line that only looks like one is none."""
+    lines = ((result.name, _FIGURE.match(line)) for result in report.results for line in result.details.splitlines())
+    return [Figure(test, match[1], float(match[2]), match[3]) for test, match in lines if match]
 
 
 @dataclass

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
+import os
 import re
 import shutil
 import struct
@@ -17,6 +19,8 @@ from labctl.build.obtain import obtain
 from labctl.config import Lab
 from labctl.model import Outcome
 from labctl.parsers.ktap import Report, parse
+from tests.leftovers import machine_name
+from tests.temporary_lab import LABCTL
 
 pytestmark = [
     pytest.mark.qemu,
@@ -156,3 +160,54 @@ def test_all_without_a_disk_is_skipped(kernel: Path) -> None:
     of_disk = [result for result in report.results if result.path[0] in ("nvme", "ext4", "iops")]
     assert of_disk, console
     assert {(result.outcome, result.reason) for result in of_disk} == {(Outcome.SKIP, "there is no NVMe controller")}
+
+
+def test_figures_in_the_lab(kernel: Path, tmp_path: Path) -> None:
+    """From the kernel's own count, on a disk that the lab made, to samples of the run."""
+    name = machine_name("iops")
+    recipe = f"""schema = 1
+builder = "path"
+initramfs = false
+append = "requests=100"
+[milestones]
+ready = 'milestone: ready at'
+[path]
+kernel = "{kernel}"
+"""
+    target = """schema = 1
+cpus = 1
+memory = "256M"
+disk = "64M"
+boot = { deadline = 60, silence = 30 }
+[drivers.qemu]
+accel = "tcg"
+bios = "qboot.rom"
+disk_filesystem = "ext4"
+"""
+    matrix = f'schema = 1\nbuilds = ["quetzal"]\ntargets = ["{name}"]\nsuites = ["iops"]\n'
+    for file, text in {
+        "lab.toml": "schema = 1\n",
+        "kernel/quetzal.toml": recipe,
+        f"targets/{name}.toml": target,
+        "matrix/one.toml": matrix,
+    }.items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(text)
+    shutil.copytree(Path(__file__).parents[2] / "suites/iops", tmp_path / "suites/iops")
+    own = {"LABCTL_CACHE": str(tmp_path / "cache"), "LABCTL_LOCKS": str(tmp_path / "locks"), "LABCTL_CPUS": "4"}
+    ran = subprocess.run(
+        [str(LABCTL), "run", "matrix", "one", "--json"],
+        cwd=tmp_path,
+        env={**os.environ, **own},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    (samples,) = (tmp_path / "results").rglob("samples.csv")
+    with samples.open(newline="") as file:
+        found = {
+            json.loads(row["params"])["requests"]: float(row["value"]) for row in csv.DictReader(file) if row["metric"] == "kernel.iops"
+        }
+    assert len(found) == 8, found
+    assert all(value > 0 for value in found.values())

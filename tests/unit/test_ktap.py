@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from labctl.model import Outcome
 from labctl.parsers import ktap
-from labctl.parsers.ktap import Ktap, parse
+from labctl.parsers.ktap import Figure, Ktap, figures, parse
 
 CONSOLES = Path(__file__).parents[1] / "data/ktap"
 
@@ -206,3 +206,11 @@ def test_a_recorded_console() -> None:
     report = parse(gzip.decompress((CONSOLES / "unknown-test.txt.gz").read_bytes()))
     (result,) = report.results
     assert (result.name, result.outcome, result.reason) == ("memori", Outcome.FAIL, "unknown test")
+
+
+def test_figures_beside_results() -> None:
+    report = parse(
+        b"KTAP version 1\n1..2\n    KTAP version 1\n    1..1\n    # bench read_qd1=32619 IOPS\r\n    # bench time=0.25 s\r\n    ok 1 read\nok 1 iops\n"
+        b"# bench bad=\n# bench =1 s\n# bench words=many s\n# bench nounit=1\n# benchmark x=1 s\n# bench big=9999999999999999999999 s\nok 2 other\n"
+    )
+    assert figures(report) == [Figure("iops/read", "read_qd1", 32619, "IOPS"), Figure("iops/read", "time", 0.25, "s")]

@@ -72,9 +72,10 @@ class Qemu:
     """Options: ``machine`` (``q35``, ``microvm`` or any other of ``-machine``), ``accel``, ``tcg_thread`` (without KVM, the
     machine's CPUs take turns in one thread of the host, or have one each), ``cpu`` (``-cpu``; empty: the host's with KVM,
     ``max`` without), ``bios`` (``-bios``: ``qboot.rom``; ``none`` for no firmware), ``firmware_console`` (the firmware speaks on the
-    serial port), ``debug_exit`` (a port by which the guest may end the machine, for one without power-off), ``disk_bus``, ``icount_disk``
-    (a disk on the channel ``icount`` too: it answers when the host does, and no two boots count quite the same), ``extra`` (more
-    arguments, as a list), ``binary`` (another QEMU)."""
+    serial port), ``debug_exit`` (a port by which the guest may end the machine, for one without power-off), ``disk_bus``,
+    ``disk_filesystem`` (``ext4``: the disk is not empty but has that, made by mke2fs), ``icount_disk`` (a disk on the channel
+    ``icount`` too: it answers when the host does, and no two boots count quite the same), ``extra`` (more arguments, as a list),
+    ``binary`` (another QEMU)."""
 
     context: DriverContext
     transcript: Transcript
@@ -86,6 +87,7 @@ class Qemu:
     firmware_console: bool = True
     debug_exit: bool = False
     disk_bus: Literal["nvme", "virtio", "none"] = "nvme"
+    disk_filesystem: Literal["", "ext4"] = ""
     icount_disk: bool = False
     extra: list[str] = field(default_factory=list)
     binary: str = ""
@@ -104,7 +106,7 @@ class Qemu:
         counted = target.config.channel is Channel.ICOUNT
         return [
             *("setpriv", str(options.get("binary") or BINARIES[target.config.arch])),
-            *(["qemu-img"] if disk else []),
+            *(["mke2fs" if options.get("disk_filesystem") else "qemu-img"] if disk else []),
             *(["gcc"] if counted else []),
         ]
 
@@ -294,7 +296,11 @@ class Qemu:
             backend = (
                 {"driver": "null-co", "size": config.disk, "read-zeroes": True, "node-name": "disk0"}
                 if disk == "null-co"
-                else {"driver": "qcow2", "node-name": "disk0", "file": {"driver": "file", "filename": disk}}
+                else {
+                    "driver": "raw" if self.disk_filesystem else "qcow2",
+                    "node-name": "disk0",
+                    "file": {"driver": "file", "filename": disk},
+                }
             )
             device = {"nvme": "nvme,serial=labctl", "virtio": "virtio-blk-device" if "microvm" in machine else "virtio-blk-pci"}
             bus = "virtio" if "microvm" in machine else self.disk_bus
@@ -310,11 +316,16 @@ class Qemu:
 
     def _disk(self, deadline: Deadline) -> Path:
         config = self._config
-        path = self.context.workdir / "disk.qcow2"
+        path = self.context.workdir / ("disk.raw" if self.disk_filesystem else "disk.qcow2")
         if config.disk and self.disk_bus != "none" and not path.exists():
-            made = run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(config.disk)], deadline)
+            # A sparse file either way; a file system is made in a plain one.
+            with_files = ["mke2fs", "-q", "-F", "-t", self.disk_filesystem, str(path), f"{config.disk // 1024}K"]
+            made = run(
+                with_files if self.disk_filesystem else ["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(config.disk)], deadline
+            )
             if made.status != 0:
-                raise DeployError(f"qemu-img: {made.words.removeprefix('qemu-img: ')}", target=self.context.target.name)
+                program = with_files[0] if self.disk_filesystem else "qemu-img"
+                raise DeployError(f"{program}: {made.words.removeprefix(f'{program}: ')}", target=self.context.target.name)
         return path
 
     def _start(self, build: Build, deadline: Deadline) -> _Process:
