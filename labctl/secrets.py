@@ -76,7 +76,7 @@ def _open_file(path: str) -> str:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise SecretUnavailable(f"{file} cannot be read: {error.strerror}", remedy="a file that only you can read") from None
-    with os.fdopen(descriptor, "rb") as opened:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise SecretUnavailable(f"{file} is no file", remedy="a file that only you can read")
@@ -84,10 +84,11 @@ def _open_file(path: str) -> str:
             raise SecretUnavailable(f"{file} belongs to somebody else (uid {status.st_uid})", remedy="a file of your own")
         if status.st_mode & 0o077:
             raise SecretUnavailable(f"{file} can be read by others (mode {status.st_mode & 0o777:04o})", remedy=f"chmod 600 {file}")
-        try:
-            return opened.read(_MAX_BYTES).decode().rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise SecretUnavailable(f"{file} is not UTF-8 text", remedy="one line of text") from None
+        return os.read(descriptor, _MAX_BYTES).decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise SecretUnavailable(f"{file} is not UTF-8 text", remedy="one line of text") from None
+    finally:
+        os.close(descriptor)
 
 
 def _from_keyring(place: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from labctl.machine.session import Session
 from labctl.machine.transcript import Transcript
 from labctl.model import Build, Target, TargetConfig
 from labctl.virtualserver.client import VirtualServer
+from tests import outlet
 from tests.leftovers import machine_name, our_machines
+from tests.person import person
 from tests.virtual_servers import virtual_server
 
 
@@ -37,8 +39,10 @@ class Rig:
     """What the console says soon after each power-on and reset, once a boot."""
     left: Callable[[str], list[int]] = lambda target: []
     """Host processes that a target of that name still has; none for a machine that is no process."""
-    server: Callable[[VirtualServer], Mapping[str, Mapping[str, Any]]] | None = None
+    server: Callable[..., Mapping[str, Mapping[str, Any]]] | None = None
     """For a machine that is no process of its owner: the drivers of a virtual server."""
+    beside: Callable[[VirtualServer], AbstractContextManager[Any]] | None = None
+    """What stands beside the virtual server; its drivers are made from what that gives."""
     redfish: bool = False
     """Of the virtual server."""
     resets: bool = True
@@ -78,7 +82,21 @@ def _by_command(server: VirtualServer) -> Mapping[str, Mapping[str, Any]]:
     return {"pdu": {"host": "127.0.0.1", "command": command, "verbs": {"on": "on", "off": "off", "state": "status"}, "rest": 0}}
 
 
-def _server(name: str, drivers: Callable[[VirtualServer], Mapping[str, Mapping[str, Any]]], **more: Any) -> Rig:
+def _by_http(server: VirtualServer, port: int) -> Mapping[str, Mapping[str, Any]]:
+    """An outlet that speaks HTTP."""
+    password = server.files.folder / "outlet-password"
+    password.touch(0o600)
+    password.write_text(outlet.PASSWORD)
+    url = f"http://{{host}}:{port}/outlet/{{outlet}}/{{verb}}"
+    account = {"user": outlet.USER, "password": f"file:{password}"}
+    return {"pdu": {"host": "127.0.0.1", "outlet": outlet.OUTLET, "url": url, "method": "POST", "rest": 0, **account}}
+
+
+def _by_hand(server: VirtualServer, terminal: str) -> Mapping[str, Mapping[str, Any]]:
+    return {"manual": {"terminal": terminal, "patience": 30}}
+
+
+def _server(name: str, drivers: Callable[..., Mapping[str, Mapping[str, Any]]], **more: Any) -> Rig:
     return Rig(name, {}, b"SeaBIOS (version", our_machines, server=drivers, **more)
 
 
@@ -87,8 +105,8 @@ RIGS: Mapping[str, Sequence[Rig]] = {
     "console_shell": (_Q35,),
     "ipmi": (_server("bmc", _by_ipmi),),
     "redfish": (_server("bmc", _by_redfish, redfish=True),),
-    "pdu": (_server("command", _by_command, resets=False),),
-    "manual": (),
+    "pdu": (_server("command", _by_command, resets=False), _server("http", _by_http, beside=outlet.outlet, resets=False)),
+    "manual": (_server("person", _by_hand, beside=person),),
 }
 
 
@@ -111,8 +129,12 @@ def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     if found.server is None:
         yield found
         return
-    with virtual_server(tmp_path_factory.mktemp("lab"), redfish=found.redfish) as running:
-        yield replace(found, drivers=found.server(running), target_name=running.name, serial_port=running.settings.serial_port)
+    with (
+        virtual_server(tmp_path_factory.mktemp("lab"), redfish=found.redfish) as running,
+        found.beside(running) if found.beside else nullcontext() as beside,
+    ):
+        drivers = found.server(running) if found.beside is None else found.server(running, beside)
+        yield replace(found, drivers=drivers, target_name=running.name, serial_port=running.settings.serial_port)
 
 
 @dataclass

@@ -124,6 +124,7 @@ def test_a_server_stays_on_when_its_driver_is_gone(bench: Bench, tmp_path: Path)
     if bench.rig.server is None:
         pytest.skip("a process of its owner")
     bench.power.on(bench.deadline())
+    (tmp_path / "another").mkdir()
     with Transcript(tmp_path / "another") as transcript:
         another = assemble(DriverContext(bench.target, tmp_path), transcript).power
         assert another.state(bench.deadline()) is PowerState.ON

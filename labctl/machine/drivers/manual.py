@@ -16,15 +16,15 @@ from labctl.errors import InfraError, PowerError
 from labctl.machine.protocols import DriverContext
 from labctl.model import PowerState
 
-TERMINAL = "/dev/tty"
-
 
 @dataclass
 class Manual:
-    """Options: ``patience`` (seconds that a person has for each step; the lab's own deadlines are for machines)."""
+    """Options: ``patience`` (seconds that a person has for each step; the lab's own deadlines are for machines), ``terminal`` (where that
+    person is; usually the terminal that labctl was started from)."""
 
     context: DriverContext
     patience: Annotated[float, Field(gt=0, le=86400)] = 600.0
+    terminal: str = "/dev/tty"
 
     _state: PowerState = field(default=PowerState.UNKNOWN, init=False)
     """As the person said it last."""
@@ -34,7 +34,7 @@ class Manual:
     def on(self, deadline: Deadline) -> int:
         if self.state(deadline) is PowerState.ON:
             raise PowerError("the machine is on already", target=self.context.target.name)
-        self._ask("get ready to switch it on; press Enter at the moment you do")
+        self._ask("press Enter, then switch it on at once")
         t0_ns = time.monotonic_ns()
         self._state = PowerState.ON
         return t0_ns
@@ -47,7 +47,7 @@ class Manual:
     def reset(self, deadline: Deadline) -> int:
         if self.state(deadline) is not PowerState.ON:
             raise PowerError("the machine is off: there is nothing to reset", target=self.context.target.name)
-        self._ask("press Enter at the moment you press its reset button")
+        self._ask("press Enter, then its reset button at once")
         return time.monotonic_ns()
 
     def state(self, deadline: Deadline) -> PowerState:
@@ -63,7 +63,7 @@ class Manual:
         """The line that the person typed. PowerError without a terminal, or when nobody answers."""
         target = self.context.target.name
         try:
-            terminal = os.open(TERMINAL, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+            terminal = os.open(self.terminal, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError:
             raise PowerError(
                 f"a person must act ({what}), and there is no terminal to ask on",

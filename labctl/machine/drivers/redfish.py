@@ -23,8 +23,8 @@ from labctl.machine.protocols import DriverContext
 from labctl.model import PowerState
 from labctl.secrets import Secret, reveal
 
-ANSWER = 10.0
-"""Seconds that a BMC may take for one answer."""
+ANSWER, CONNECT = 10.0, 5.0
+"""Seconds that a BMC may take for one answer, and to take a connection. The client is made once, so no single deadline is its own."""
 
 
 def _without_password(url: str) -> str:
@@ -144,14 +144,15 @@ class Redfish:
         try:
             if self._system is None:
                 auth = sushy.auth.BasicAuth(self.user, reveal(self.password))
-                # Its own repetitions are off: one deadline holds here.
+                # Its own repetitions are off.
                 root = sushy.Sushy(
                     self.url,
                     verify=self.verify,
                     auth=auth,
                     server_side_retries=1,
                     server_side_retries_delay=0,
-                    read_timeout=max(0.1, min(ANSWER, deadline.left)),
+                    connect_timeout=CONNECT,
+                    read_timeout=ANSWER,
                 )
                 self._system = root.get_system(self.system or None)
             yield self._system
