@@ -5,6 +5,7 @@ Units are SI: seconds, bytes, counts. Sizes in files are strings such as ``512M`
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -242,6 +243,12 @@ class Build:
     append: str
     milestones: Mapping[str, str]
     provenance: Provenance
+
+
+def build_digest(kernel: str, initrd: str) -> str:
+    """``sha256:HEX`` over the digests of what boots."""
+    both = f"{kernel}\n{initrd}\n"
+    return f"sha256:{hashlib.sha256(both.encode()).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from labctl.build.cache import Artefact, Cache, Made, now
 from labctl.config import shipped
 from labctl.deadline import Deadline
 from labctl.errors import HostToolMissing, StorageError
-from labctl.model import Build, Provenance
+from labctl.model import Build, Provenance, build_digest
 from labctl.process import find, run
 
 _MACHINES = {"x86_64": 62, "aarch64": 183, "riscv64": 243}
@@ -84,12 +84,6 @@ def with_overlay(build: Build, folder: Path, cache: Cache | None = None, deadlin
     stored = (cache or Cache()).obtain(identity, make, deadline=deadline or Deadline.after(60))
     kernel_digest = build.provenance.details.get("kernel_digest", "")
     return replace(build, initrd=stored.files["initrd"], digest=build_digest(kernel_digest, stored.digests["initrd"]))
-
-
-def build_digest(kernel: str, initrd: str) -> str:
-    """``sha256:HEX`` over the digests of what boots."""
-    both = f"{kernel}\n{initrd}\n"
-    return f"sha256:{hashlib.sha256(both.encode()).hexdigest()}"
 
 
 def _check_static(path: Path, binary: bytes, arch: str) -> None:

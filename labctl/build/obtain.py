@@ -15,7 +15,7 @@ from labctl.build.protocols import Builder, Context, Options, Plan
 from labctl.config import Lab, read_toml, validate
 from labctl.deadline import Deadline
 from labctl.errors import ConfigError, LabctlError, Problem
-from labctl.model import Build, Recipe
+from labctl.model import Build, Recipe, build_digest
 
 LONGEST_S = 4 * 3600.0
 """How long a build may take if nobody says otherwise: a whole kernel on a small host."""
@@ -106,7 +106,7 @@ class _Work:
             details["initrd_digest"] = initrd_digest
         return Build(
             name=self.name,
-            digest=initramfs.build_digest(made.digests["kernel"], initrd_digest),
+            digest=build_digest(made.digests["kernel"], initrd_digest),
             arch=self.recipe.arch,
             kernel=made.files["kernel"],
             initrd=initrd,

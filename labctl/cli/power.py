@@ -131,9 +131,10 @@ def _switch(target: Target, verb: str) -> dict[str, Any]:
 
     from labctl.deadline import Deadline
     from labctl.machine import lease
+    from labctl.machine.power import power_cycle
     from labctl.machine.protocols import DriverContext
     from labctl.machine.registry import assemble
-    from labctl.machine.session import POWER_DEADLINE, power_cycle
+    from labctl.machine.session import POWER_DEADLINE
     from labctl.machine.transcript import Transcript
 
     with ExitStack() as stack:

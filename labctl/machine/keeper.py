@@ -25,7 +25,7 @@ from typing import Any
 from labctl.deadline import Deadline
 from labctl.errors import InfraError, LabctlError, ManagementError, PowerError
 from labctl.machine import lease
-from labctl.machine.session import POWER_DEADLINE, Session, power_cycle
+from labctl.machine.session import POWER_DEADLINE, Session, start
 from labctl.machine.transcript import ConsoleEnded
 from labctl.model import Build, PowerState, Provenance, Target, TargetConfig
 from labctl.process import detach
@@ -237,9 +237,9 @@ class _Keeper:
                     if not self.kept:
                         power.off(deadline)
                 case "cycle":
-                    power_cycle(power, deadline)
+                    start(self.session.machine, warm=False, deadline=deadline)
                 case "reset":
-                    power.reset(deadline)
+                    start(self.session.machine, warm=True, deadline=deadline)
                 case "status" | "console":
                     pass
                 case _:

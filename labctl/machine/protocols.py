@@ -27,7 +27,7 @@ class DriverContext:
 
 @runtime_checkable
 class Power(Protocol):
-    """Off, on, warm reset, state. A power cycle is off, seen to be off, then on: `labctl.machine.session.power_cycle`."""
+    """Off, on, warm reset, state. A power cycle is off, seen to be off, then on: `labctl.machine.power.power_cycle`."""
 
     def on(self, deadline: Deadline) -> int:
         """Apply power. Returns time zero of the boot: monotonic ns just before the first instruction could run. PowerError."""
@@ -71,6 +71,23 @@ class Deploy(Protocol):
 
     def reproduce(self, build: Build, append: str) -> str:
         """A shell command that shows the same boot by hand on a terminal, runnable as pasted; empty if there is none."""
+
+
+@runtime_checkable
+class Carries(Protocol):
+    """What a Deploy driver has besides where the build travels to the machine, and may not arrive (`isinstance` tells)."""
+
+    def start(self, warm: bool, deadline: Deadline) -> int:
+        """Boot what was put, by a power cycle or by a warm reset; returns time zero of the boot. PowerError, DeployError."""
+
+    def check(self) -> None:
+        """Asked now and then while it boots. DeployError as soon as it is known that the build will not arrive whole."""
+
+    def arrived(self, ready: bool) -> str:
+        """The digest that was seen to arrive, once the boot has ended: at ``ready``, or not. DeployError if something else arrived."""
+
+    def release(self) -> None:
+        """The machine is off: nothing is offered to it any more. Released already is no error."""
 
 
 @dataclass(frozen=True, slots=True)

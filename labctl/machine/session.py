@@ -21,13 +21,13 @@ from labctl.errors import (
     KernelCrash,
     LabctlError,
     ManagementError,
-    PowerError,
     TargetFailure,
     TargetHung,
 )
 from labctl.machine.boot import Boot, explain, wait_for_ready
 from labctl.machine.expect import ConsoleExpect
-from labctl.machine.protocols import CommandResult, Counter, DriverContext, Power, Shell
+from labctl.machine.power import power_cycle
+from labctl.machine.protocols import Carries, CommandResult, Counter, Deploy, DriverContext, Shell
 from labctl.machine.registry import Machine, assemble
 from labctl.machine.transcript import ConsoleEnded, Transcript
 from labctl.model import Build, Channel, PowerState, Target, TargetConfig
@@ -39,12 +39,11 @@ COMMAND_DEADLINE = 60.0
 """Seconds for one command, unless the caller says otherwise."""
 
 
-def power_cycle(power: Power, deadline: Deadline) -> int:
-    """Off, seen to be off, then on. Returns time zero of the new boot. PowerError if it is not seen to be off."""
-    power.off(deadline)
-    if (state := power.state(deadline)) is not PowerState.OFF:
-        raise PowerError(f"the machine was powered off and still reads {state}")
-    return power.on(deadline)
+def start(machine: Machine, *, warm: bool, deadline: Deadline) -> int:
+    """Boot what was put on the machine, by a power cycle or a warm reset. Returns time zero of the boot."""
+    if isinstance(machine.deploy, Carries):
+        return machine.deploy.start(warm, deadline)
+    return machine.power.reset(deadline) if warm else power_cycle(machine.power, deadline)
 
 
 @dataclass
@@ -55,6 +54,8 @@ class Watcher:
     milestone: Callable[[str, float, int], None] = lambda name, seconds, boot: None
     """name, seconds from power-on, number of the boot in this session (1 ...)"""
     booted: Callable[[Boot], None] = lambda boot: None
+    arrived: Callable[[str], None] = lambda digest: None
+    """The build's digest, once the machine was seen to have got all of it: only where it travels, and can be checked there."""
 
 
 @dataclass
@@ -88,6 +89,7 @@ class Session:
         self.machine: Machine = assemble(DriverContext(self.target, self.workdir, self.host_cpus), self.transcript)
         self._stack.callback(self._discard_disks)
         self._stack.callback(self.machine.console.detach)
+        self._stack.callback(self._release)
         self._stack.callback(self._off_at_the_end)
         return self
 
@@ -148,7 +150,7 @@ class Session:
         self.watcher.status("booting")
         self._attempted += 1
         self.transcript.note(f"power on, boot {self._attempted}")
-        return power_cycle(self.machine.power, deadline)
+        return start(self.machine, warm=False, deadline=deadline)
 
     def reset(self) -> Boot:
         """Warm reset, and wait for ``ready`` again."""
@@ -157,7 +159,7 @@ class Session:
         self._attempted += 1
         self.transcript.note(f"reset, boot {self._attempted}")
         self.watcher.status("booting")
-        return self._wait(self.machine.power.reset(Deadline.after(POWER_DEADLINE)), counted=False)
+        return self._wait(start(self.machine, warm=True, deadline=Deadline.after(POWER_DEADLINE)), counted=False)
 
     def _wait(self, t0_ns: int, *, counted: bool = True) -> Boot:
         counted = counted and self.target.config.channel is Channel.ICOUNT
@@ -175,8 +177,10 @@ class Session:
                 target=self.target.name,
             )
         except TargetFailure as failure:
+            self._arrived(ready=False)  # what did not arrive says nothing about the build
             self.failure = failure
             raise
+        self._arrived(ready=True)
         if counted:
             boot = self._counted(boot)
         self._up = True
@@ -205,8 +209,14 @@ class Session:
             by_cpu[name] = counts
         return replace(boot, instructions={name: sum(counts) for name, counts in by_cpu.items()}, instructions_by_cpu=by_cpu)
 
+    def _arrived(self, *, ready: bool) -> None:
+        if isinstance(deploy := self.machine.deploy, Carries) and (digest := deploy.arrived(ready)):
+            self.watcher.arrived(digest)
+
     def _how_it_ended(self) -> str | None:
         """None while the machine is on. Raises InfraError where it ended by a fault of the lab's."""
+        if isinstance(self.machine.deploy, Carries):
+            self.machine.deploy.check()
         if self.transcript.ended is None or self.machine.power.state(Deadline.after(POWER_DEADLINE)) is PowerState.ON:
             return None
         return self.transcript.ended
@@ -301,6 +311,10 @@ class Session:
             self.watcher.status("powering off")
         finally:  # also where whoever watches has failed, such as a full disk
             self.machine.power.off(Deadline.after(POWER_DEADLINE))
+
+    def _release(self) -> None:
+        if isinstance(deploy := self.machine.roles.get(Deploy), Carries):
+            deploy.release()
 
     def _discard_disks(self) -> None:
         for disk in self.workdir.glob("*.qcow2"):

@@ -16,7 +16,7 @@ import pytest
 
 from labctl.deadline import Deadline
 from labctl.machine import registry
-from labctl.machine.protocols import ROLES, Console, Deploy, DriverContext, Power, Shell
+from labctl.machine.protocols import ROLES, Carries, Console, Deploy, DriverContext, Power, Shell
 from labctl.machine.reader import Reader
 from labctl.machine.registry import Machine, assemble
 from labctl.machine.session import Session
@@ -96,6 +96,10 @@ def _by_hand(server: VirtualServer, terminal: str) -> Mapping[str, Mapping[str, 
     return {"manual": {"terminal": terminal, "patience": 30}}
 
 
+def _by_network(server: VirtualServer) -> Mapping[str, Mapping[str, Any]]:
+    return {**_by_ipmi(server), "netboot": {"port": server.settings.boot_server_port}}
+
+
 def _server(name: str, drivers: Callable[..., Mapping[str, Mapping[str, Any]]], **more: Any) -> Rig:
     return Rig(name, {}, b"SeaBIOS (version", our_machines, server=drivers, **more)
 
@@ -107,6 +111,7 @@ RIGS: Mapping[str, Sequence[Rig]] = {
     "redfish": (_server("bmc", _by_redfish, redfish=True),),
     "pdu": (_server("command", _by_command, resets=False), _server("http", _by_http, beside=outlet.outlet, resets=False)),
     "manual": (_server("person", _by_hand, beside=person),),
+    "netboot": (_server("network", _by_network),),
 }
 
 
@@ -169,6 +174,8 @@ def bench(rig: Rig, debian: Build, tmp_path: Path) -> Iterator[Bench]:
         machine = assemble(DriverContext(target, tmp_path), transcript)
         bench = Bench(rig, target, debian, machine, transcript)
         if machine.has(Deploy):
+            if isinstance(machine.deploy, Carries):
+                stack.callback(machine.deploy.release)
             machine.deploy.put(debian, f"{target.config.append} {debian.append}", bench.deadline())
         if machine.has(Console):
             stack.callback(machine.console.detach)

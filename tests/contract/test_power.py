@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import PowerError
+from labctl.machine.power import power_cycle
 from labctl.machine.protocols import BootDevice, DriverContext, Power
 from labctl.machine.registry import assemble
-from labctl.machine.session import power_cycle
 from labctl.machine.transcript import Transcript
 from labctl.model import Build, PowerState
 from tests.contract.conftest import Bench, Rig

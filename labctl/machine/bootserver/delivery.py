@@ -1,0 +1,181 @@
+"""One owner's use of the boot server: offer a machine what it boots next, and say what became of it.
+
+For drivers whose build travels over the network. What the machine fetched is known from the server's journal; what arrived, from the
+loader's words on the console.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from labctl.errors import ConfigError, DeployError, Problem
+from labctl.machine.bootserver import loader
+from labctl.machine.bootserver.offer import Fetch, File, Offer, Shelf, describe
+from labctl.machine.bootserver.script import PARTS, boot_script
+from labctl.machine.bootserver.web import serving
+from labctl.machine.protocols import DriverContext
+from labctl.machine.transcript import Transcript
+from labctl.model import Build, build_digest
+
+STALLED = 20.0
+"""Seconds without a byte in the middle of a file after which the network is lost: iPXE sends again for longer, and in vain."""
+STARTS = 20.0
+"""Seconds from the last byte until the loader speaks, at most: it checks a hundred megabytes a second, also where it is emulated."""
+
+
+@dataclass
+class Delivery:
+    """``service``: the folder of offers of a running `labctl boot-server`; None: a server of our own at ``address`` and ``port``."""
+
+    context: DriverContext
+    transcript: Transcript
+    key: str
+    """Of the target's file: what is wrong with the options is said of it."""
+    address: str
+    port: int
+    mac: str
+    service: Path | None
+
+    offer: Offer | None = field(default=None, init=False)
+    _stack: ExitStack = field(default_factory=ExitStack, init=False)
+    _offering: ExitStack = field(default_factory=ExitStack, init=False)
+    _serving: bool = field(default=False, init=False)
+    _since: int = field(default=0, init=False)
+    """Where in the transcript the current boot began."""
+    _began: float = field(default=0.0, init=False)
+    """Seconds since the Unix epoch."""
+
+    @property
+    def target(self) -> str:
+        return self.context.target.name
+
+    @property
+    def _shelf(self) -> Shelf:
+        return Shelf(self.service or self.context.workdir)
+
+    def put(self, files: dict[str, File], append: str) -> None:
+        """Offer these instead of whatever was offered before, with ``append`` as the kernel's command line. DeployError, ConfigError."""
+        if self.service is not None and not self.mac:
+            found, allowed = "is missing", "the address of the network card that boots: the boot server tells its machines by it"
+            raise ConfigError([Problem(f"targets/{self.target}.toml", f"{self.key}.mac", found, allowed)])
+        words = self.context.workdir / "cmdline"
+        words.write_text(append)
+        program = loader.loader()
+        files = {
+            "loader": describe(program, "", self.target),
+            "cmdline": describe(words, "", self.target),
+            **files,
+        }
+        offer = Offer(self.target, "" if self.service is None else self.mac, "", files)
+        script = boot_script(offer.token, files, append)
+        offer = Offer(offer.target, offer.mac, script, files, offer.token)
+        self._offering.close()
+        self._offering.enter_context(self._shelf.offering(offer))
+        if self.service is None and not self._serving:
+            self._stack.enter_context(serving(self._shelf, self.address, self.port, self.target))
+            self._serving = True
+        self.offer = offer
+        self.begin()
+
+    def begin(self) -> None:
+        """A boot starts now: what was fetched before does not count."""
+        self._since = self.transcript.size
+        self._began = time.time()
+
+    def release(self) -> None:
+        self.offer = None
+        self._offering.close()
+        self._stack.close()
+        self._serving = False
+
+    # --- what became of it
+
+    def fetches(self) -> dict[str, Fetch]:
+        """The latest request of this boot for each file."""
+        if self.offer is None:
+            return {}
+        return {fetch.name: fetch for fetch in self._shelf.fetches(self.offer.token) if fetch.at >= self._began - 1}
+
+    def check(self) -> None:
+        """DeployError as soon as it is known that something else arrived, or that nothing more will."""
+        self._check_words()
+        for fetch in self.fetches().values():
+            if fetch.name in PARTS and not fetch.ended and time.time() - fetch.at > STALLED:
+                raise self._lost(fetch)
+
+    def arrived(self, ready: bool) -> None:
+        """Once the boot has ended, well or not: DeployError unless the loader found everything as it was sent."""
+        said = self._check_words()
+        assert self.offer is not None  # noqa: S101  # for the type checker
+        wanted = {part: file.digest for part, file in self.offer.files.items() if part in PARTS}
+        if said == wanted:
+            return
+        fetched = self.fetches()
+        if not fetched:
+            raise DeployError(
+                f"the machine did not ask the boot server for anything, {'and booted something else' if ready else 'and did not boot'}",
+                target=self.target,
+                tail=self.transcript.tail(10, self._since),
+                remedy="does it boot from the network, and does its DHCP name this boot server? docs/real-servers.md",
+            )
+        for part in wanted:
+            if part not in fetched:
+                raise self._failed(f"it never asked for the {part}")
+            if not fetched[part].whole:
+                raise self._lost(fetched[part])
+        if self._is_uefi:
+            return
+        raise self._failed("all of it was fetched, and the loader that checks it did not start")
+
+    @property
+    def verified(self) -> bool:
+        """Whether the loader has seen everything."""
+        return self.offer is not None and len(self._check_words()) == sum(part in PARTS for part in self.offer.files)
+
+    @property
+    def _is_uefi(self) -> bool:
+        """Where there is no loader, since the machine never asked for it."""
+        return "loader" not in self.fetches()
+
+    def _check_words(self) -> dict[str, str]:
+        """Part → digest, as the loader has found it right. DeployError if it has found one wrong."""
+        said = self.transcript.read(self._since, self._since + (1 << 16))
+        found: dict[str, str] = {}
+        for words in loader.SAID.finditer(said):
+            part, digest = words["part"].decode(), words["digest"].decode()
+            if words["how"] != b"ok":
+                sent = self.offer.files[part].digest if self.offer is not None and part in self.offer.files else "?"
+                raise self._failed(f"the {part} that arrived is not the one that was sent: sha256:{digest} instead of sha256:{sent}")
+            found.setdefault(part, digest)
+        if len(found) < sum(part in PARTS for part in (self.offer.files if self.offer else {})):
+            for words in loader.GAVE_UP.finditer(said):
+                if not loader.SAID.match(words[0]):
+                    raise self._failed(words["why"].decode(errors="replace"))
+        return found
+
+    def _lost(self, fetch: Fetch) -> DeployError:
+        return self._failed(
+            f"the network was lost in the middle of the {fetch.name}: {fetch.sent} of {fetch.size} bytes were sent",
+            "see the machine's cable, its switch port, and the way to the boot server",
+        )
+
+    def _failed(self, message: str, remedy: str = "") -> DeployError:
+        return DeployError(message, target=self.target, tail=self.transcript.tail(10, self._since), remedy=remedy)
+
+
+def parts_of(build: Build, target: str) -> dict[str, File]:
+    """What boots of a build, as it lies in the cache now. DeployError if it is gone, or is not what the build's digest says."""
+    files = {"kernel": describe(build.kernel, build.name, target)}
+    if build.initrd is not None:
+        files["initrd"] = describe(build.initrd, build.name, target)
+    found = build_digest(*(f"sha256:{files[part].digest}" if part in files else "" for part in ("kernel", "initrd")))
+    if found != build.digest:
+        raise DeployError(
+            f"the files of {build.name} are not what was built: {found} instead of {build.digest}",
+            target=target,
+            remedy=f"the cache is spoilt: take {build.kernel.parent} away, then labctl build {build.name}",
+        )
+    return files

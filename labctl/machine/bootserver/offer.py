@@ -1,0 +1,177 @@
+"""What a machine may fetch now: a file in a folder, locked by the process that holds the machine. A dead owner's offer is none.
+
+The folder is all that the two sides share, so the server may be a thread of the owner or a service of another user. The server writes
+what was fetched to a journal beside it, one JSON object a line; the owner reads it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from labctl.errors import DeployError, StorageError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""Of a file within an offer: safe in a URL and in an iPXE script."""
+_JOURNAL = 1 << 22
+"""Bytes of a journal at most: a machine that asks without end fills no disk."""
+
+
+@dataclass(frozen=True)
+class File:
+    """One file, named by its digest (hexadecimal SHA-256)."""
+
+    path: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Offer:
+    """``token`` is part of every URL but the first: only the machine that was given the script knows where its files are."""
+
+    target: str
+    mac: str
+    """``52:54:00:12:34:56``: whose it is. Empty: any machine's that asks, for a server of one machine."""
+    script: str
+    """What iPXE runs; addresses in it are relative to the script's own."""
+    files: Mapping[str, File]
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+
+    def text(self) -> str:
+        return json.dumps({"schema": 1, **asdict(self)})
+
+    @classmethod
+    def from_text(cls, text: str) -> Offer:
+        """Raises ValueError, KeyError, TypeError for what no owner wrote."""
+        data = json.loads(text)
+        files = {name: File(**entry) for name, entry in data["files"].items() if NAME.fullmatch(name)}
+        return cls(data["target"], data["mac"], data["script"], files, data["token"])
+
+
+def describe(path: Path, build: str, target: str) -> File:
+    """A file as it is now, read to its end. DeployError if it is gone or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return File(str(path), digest, os.fstat(file.fileno()).st_size)
+    except FileNotFoundError:
+        raise DeployError(f"{path} is gone from the cache", target=target, remedy=f"labctl build {build}") from None
+    except OSError as error:
+        raise DeployError(f"{path} cannot be read: {error.strerror}", target=target) from None
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """What the journal tells of one request."""
+
+    name: str
+    sent: int
+    size: int
+    """Bytes given to the network, and bytes asked for."""
+    at: float
+    """Seconds since the Unix epoch of the last byte."""
+    ended: bool
+    reported: str = ""
+    """What the machine said of itself, if this was a report."""
+
+    @property
+    def whole(self) -> bool:
+        return self.ended and self.sent == self.size
+
+
+class Shelf:
+    """The folder of offers. Many owners, one server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def make(self, shared: bool = False) -> None:
+        """``shared``: other users may put their offers there, and take away none but their own."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+            if shared:
+                self.folder.chmod(0o1777)
+        except OSError as error:
+            raise StorageError(f"{self.folder} cannot be made: {error.strerror}") from None
+
+    @contextmanager
+    def offering(self, offer: Offer) -> Iterator[None]:
+        """Offer it within this block. DeployError if the folder takes no file."""
+        path = self.folder / f"{offer.token}.json"
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise DeployError(
+                f"the boot server's folder {self.folder} takes no offer: {error.strerror}",
+                target=offer.target,
+                remedy=f"labctl boot-server --offers {self.folder}",
+            ) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            os.write(descriptor, offer.text().encode())
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+            with suppress(OSError):
+                self._journal(offer.token).unlink()
+
+    def live(self) -> list[Offer]:
+        """The offers whose owners live. What others left in the folder is passed over."""
+        found = []
+        for path in self.folder.glob("*.json"):
+            with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                offer = self._read(path)
+                if offer is not None and offer.token == path.stem:
+                    found.append(offer)
+        return found
+
+    def _read(self, path: Path) -> Offer | None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(descriptor) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return Offer.from_text(file.read())  # held: its owner lives
+        with suppress(OSError):
+            path.unlink()
+        return None
+
+    # --- the journal: written by the server, read by the owner
+
+    def _journal(self, token: str) -> Path:
+        return self.folder / f"{token}.journal"
+
+    def note(self, token: str, number: int, fetch: Fetch) -> None:
+        """Of one request, so far: ``number`` tells it from the others."""
+        line = json.dumps({"n": number, **asdict(fetch)}) + "\n"
+        with suppress(OSError), self._journal(token).open("a") as file:
+            if file.tell() < _JOURNAL:
+                file.write(line)
+
+    def fetches(self, token: str) -> list[Fetch]:
+        """Each request as the journal knows it last, oldest first. A line that makes no sense is passed over."""
+        latest: dict[int, Fetch] = {}
+        try:
+            text = self._journal(token).read_bytes().decode(errors="replace")
+        except OSError:
+            return []
+        for line in text.splitlines():
+            with suppress(ValueError, TypeError, KeyError):
+                data = json.loads(line)
+                latest[data.pop("n")] = Fetch(**data)
+        return list(latest.values())
+
+
+def now() -> float:
+    return time.time()
