@@ -10,6 +10,7 @@ The keeper ends when the machine is off. Whoever is told so is told when the tar
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -75,7 +76,20 @@ def _start(target: Target, build: Build, lab_root: Path, why: str, first: dict[s
         "build": asdict(build),
         "why": why,
     }
-    (folder / "keep.json").write_text(json.dumps(request, default=str))
+    # One at a time: of two that start one, the second finds the first's.
+    with (folder / "starting").open("a") as starting:
+        fcntl.flock(starting, fcntl.LOCK_EX)
+        if (connection := _connect(target.name, lab_root)) is not None:
+            connection.sendall(json.dumps(first).encode() + b"\n")
+            answer = _answer_on(connection, target.name)
+            if answer["state"] == PowerState.ON:
+                return connection, answer
+            connection.close()  # it is about to end
+        (folder / "keep.json").write_text(json.dumps(request, default=str))
+        return _start_alone(folder, target.name, first)
+
+
+def _start_alone(folder: Path, target: str, first: dict[str, Any]) -> tuple[socket.socket, dict[str, Any]]:
     path = folder / "socket"
     path.unlink(missing_ok=True)
     connection = socket.socket(socket.AF_UNIX)
@@ -91,13 +105,13 @@ def _start(target: Target, build: Build, lab_root: Path, why: str, first: dict[s
                 [listener.fileno()],
                 folder / "keeper.log",
             )
-        answer = _answer_on(connection, target.name)
+        answer = _answer_on(connection, target)
         if answer["state"] != PowerState.ON:
-            raise PowerError("it went off as soon as it was on", target=target.name)
+            raise PowerError("it went off as soon as it was on", target=target)
     except (ManagementError, PowerError) as error:
         connection.close()
         log = (folder / "keeper.log").read_text(errors="replace").strip().splitlines()
-        raise InfraError(log[-1] if log else error.message, target=target.name) from None
+        raise InfraError(log[-1] if log else error.message, target=target) from None
     except BaseException:
         connection.close()
         raise
@@ -303,6 +317,8 @@ def main(folder: Path, listener_fd: int) -> None:
     workdir.mkdir(exist_ok=True, mode=0o700)
     for old in workdir.iterdir():
         old.unlink()
+    path = folder / "socket"
+    own = path.stat().st_ino
     with socket.socket(fileno=listener_fd) as listener:
         try:
             with (
@@ -312,13 +328,17 @@ def main(folder: Path, listener_fd: int) -> None:
                 session.power_on()
                 keeper = _Keeper(session, listener)
                 keeper.serve()
+        except LabctlError as error:
+            # Before the listener is closed: whoever asked reads the log as soon as it is.
+            sys.stderr.write(f"{error}".replace("\n", " ") + "\n")
+            sys.stderr.flush()
+            sys.exit(1)
         finally:
-            (folder / "socket").unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                if path.stat().st_ino == own:  # the lease is free by now: the next keeper's may be there already
+                    path.unlink()
         keeper.farewell()
 
 
 if __name__ == "__main__":
-    try:
-        main(Path(sys.argv[1]), int(sys.argv[2]))
-    except LabctlError as error:
-        sys.exit(str(error).replace("\n", " "))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from _pytest.runner import runtestprotocol
 
-from labctl.config import Lab
+from labctl.config import Lab, nearest
 from labctl.deadline import Deadline
 from labctl.errors import ConfigError, InfraError, LabctlError, MeasurementInvalid, StorageError, TargetFailure
 from labctl.machine import budget, registry
@@ -398,6 +398,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("cell", cells, ids=[cell.id for cell in cells], indirect=True)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A test that asks for a fixture that does not exist is a mistake in its file, told like one in its syntax: before any power."""
+    report = yield
+    if report.passed and collector.config.stash.get(CELLS, None) is not None:
+        missing = [why for item in report.result if isinstance(item, pytest.Function) and (why := _missing_fixtures(item))]
+        if missing:
+            report.outcome, report.longrepr, report.result = "failed", "\n  ".join(dict.fromkeys(missing)), []
+    return report
+
+
+def _missing_fixtures(item: pytest.Function) -> str:
+    known = item._fixtureinfo.name2fixturedefs
+    given = item.callspec.params if hasattr(item, "callspec") else {}
+    missing = [name for name in item.fixturenames if name not in known and name not in given and name != "request"]
+    if not missing:
+        return ""
+    return f"{item.nodeid.partition('[')[0]} asks for {', '.join(map(repr, missing))}: {nearest(missing[0], sorted({*FIXTURES, *known}))}"
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     runner = config.stash.get(CELLS, None)
@@ -481,6 +501,9 @@ def unmet(wanted: Mapping[str, Any], config: Any, build: Build) -> str:
             case _:
                 raise ConfigError(f"@pytest.mark.requires({key}=…): unknown; known: cpus, memory, disk, arch, tags, build, channel")
     return ""
+
+
+FIXTURES = ("cell", "build", "target", "booted", "shell", "console", "record")
 
 
 # --- fixtures ---------------------------------------------------------------------------------------------------------

@@ -61,6 +61,11 @@ MISTAKES: dict[str, tuple[Callable[[TemporaryLab], Any], tuple[str, ...], tuple[
     "a file that is not a kernel": (lambda lab: None, ("--build", "./lab.toml"), ("lab.toml", "is not a kernel")),
     "a file that is not there": (lambda lab: None, ("--build", "./bzImage"), ("bzImage", "No such file")),
     "repeat of nothing": (lambda lab: None, ("--repeat", "0"), ("--repeat",)),
+    "suite with an unknown fixture": (
+        lambda lab: lab.suite("bootd", "def test_x(bootd, tmp_path, record):\n    pass\n"),
+        ("--suite", "bootd"),
+        ("test_bootd.py::test_x asks for 'bootd'", "did you mean 'booted'?"),
+    ),
     "suite with a syntax error": (lambda lab: lab.suite("typo", "def test_x(:\n"), ("--suite", "typo"), ("test_typo.py", "SyntaxError")),
     "suite that imports what is not there": (lambda lab: lab.suite("imp", "import nowhere\n" + READY), ("--suite", "imp"), ("nowhere",)),
 }
@@ -246,7 +251,6 @@ def test_noisy(shell):
     print("\\033[2J" + "x" * 100000)
     shell("(yes >/dev/console &) ; seq 100000", deadline=5)
 """,
-    "no-fixture": "def test_x(bootd):\n    pass\n",
     "needs": """
 import pytest
 
@@ -322,7 +326,6 @@ def bad_suites(new_lab: Callable[[], TemporaryLab]) -> tuple[TemporaryLab, Ran]:
         ("lab-once", "flaky", "the outlet does not answer", 2),
         ("lab-always", "error", "the outlet does not answer", 2),
         ("noisy", "fail", "no answer within 5 s", 1),
-        ("no-fixture", "error", "fixture 'bootd' not found", 1),
     ],
 )
 def test_each_suite_is_told_for_what_it_is(

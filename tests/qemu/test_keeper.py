@@ -63,6 +63,16 @@ def test_on_status_cycle_reset_off(lab: TemporaryLab) -> None:
     assert _power(lab, "status").data["holders"] == []
 
 
+def test_two_that_switch_it_on_at_once_share_one_machine(lab: TemporaryLab) -> None:
+    with lab.start("power", "on", lab.target, "--json") as one, lab.start("power", "on", lab.target, "--json") as other:
+        for process in (one, other):
+            _, err = process.communicate(timeout=60)
+            assert process.returncode == 0, err
+    assert len(our_machines(lab.target)) == 1
+    assert _power(lab, "off").data["state"] == "off"
+    assert our_machines(lab.target) == []
+
+
 @pytest.mark.parametrize("verb", ["cycle", "reset"])
 def test_a_machine_that_is_off_is_not_cycled(lab: TemporaryLab, verb: str) -> None:
     ran = _power(lab, verb)
