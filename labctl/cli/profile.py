@@ -58,6 +58,7 @@ def profile_of(
 
     \b
     $ labctl profile debian-cloud --target microvm-1c-512m
+    $ labctl profile of debian-cloud --target microvm-1c-512m
     """
     lab = this_lab()
     taken, folder = _take(lab, build, target, out)

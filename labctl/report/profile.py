@@ -37,7 +37,8 @@ class Box:
 def text(profile: Profile) -> str:
     """Milestones, then the functions of each, the most first."""
     whole = sum(totals(profile).values())
-    lines = [_title(profile), f"{whole:,} instructions from power-on to {(list(profile.milestones) or ["nowhere"])[-1]}"]
+    last = list(profile.milestones)[-1:] or ["nowhere"]
+    lines = [_title(profile), f"{whole:,} instructions from power-on to {last[0]}"]
     if not profile.repeated:
         lines.append(_DIFFERS)
     for milestone, functions in profile.phases.items():
