@@ -286,13 +286,11 @@ fn kind(class: u32) -> &'static str {
 }
 
 /// A device's table of messages.
-#[allow(dead_code)]
 pub struct MsiX {
     table: *mut u32,
     pub count: usize,
 }
 
-#[allow(dead_code)]
 impl MsiX {
     /// Let entry `number` say `message`.
     pub fn set(&self, number: usize, message: Message) {

@@ -32,7 +32,6 @@ pub fn init() {
 
 /// A message of their own for `handler`, which will be called with `argument`, interrupts off, and must not take a lock that others hold.
 /// None if all are given.
-#[allow(dead_code)]
 pub fn allocate(handler: fn(usize), argument: usize) -> Option<Message> {
     let mut handlers = HANDLERS.lock();
     let free = handlers.iter().position(Option::is_none)?;
@@ -75,7 +74,6 @@ pub fn disable() {
 
 /// Wait for an interrupt with the processor asleep; call with interrupts disabled, returns with them disabled, the handler having run.
 /// Between `sti` and `hlt` no interrupt is taken: one that came since the caller last looked wakes it.
-#[allow(dead_code)]
 pub fn wait() {
     unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
 }
