@@ -68,6 +68,7 @@ const CAPABILITY_MSIX: u8 = 0x11;
 static FUNCTIONS: Lock<Vec<Function>> = Lock::new(Vec::new());
 
 /// Find what is there, and give memory to what firmware gave none.
+#[inline(never)]
 pub fn init() {
     let Some(Host { config, mut window }) = host::host() else {
         info!("pci: this machine has no bus");

@@ -23,6 +23,7 @@ type Handler = (fn(usize), usize);
 static HANDLERS: Lock<[Option<Handler>; COUNT]> = Lock::new([None; COUNT]);
 
 /// After paging.
+#[inline(never)]
 pub fn init() {
     write8(0x21, 0xff);
     write8(0xa1, 0xff);
