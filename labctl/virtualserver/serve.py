@@ -65,7 +65,7 @@ class Keeper:
             try:
                 await stack.enter_async_context(await self.hub.listen(LOOPBACK, s.serial_port))
                 await stack.enter_async_context(await web.relay(self.wire, s.boot_port, s.boot_server_port))
-                await Relay.listen(self.cable, s.bmc_port, s.sim_port)
+                await Relay.listen(self.cable, s.bmc_port)
             except OSError as error:
                 remedy = f"labctl virtual-server delete {s.name}"
                 raise InfraError(f"a port of the virtual server is taken: {error}", remedy=remedy) from None
