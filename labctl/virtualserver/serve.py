@@ -76,7 +76,7 @@ class Keeper:
             stack.callback(simulator.kill)
             parts = {"the BMC's simulator": simulator}
             if s.redfish:
-                # Behind the relay it has the simulator's port number, in TCP.
+                # It listens behind the relay.
                 await stack.enter_async_context(await relay_tcp(self.cable, s.redfish_port, s.sim_port))
                 parts["the Redfish emulator"] = self._start_redfish()
                 stack.callback(parts["the Redfish emulator"].kill)
