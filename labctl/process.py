@@ -129,6 +129,11 @@ class Child:
         except subprocess.TimeoutExpired:
             return None
 
+    def interrupt(self) -> None:
+        """Ask it to end as a supervisor does (SIGTERM). Gone already is no error."""
+        with suppress(ProcessLookupError):
+            self.process.terminate()
+
     def kill(self) -> int:
         """Kill and reap; returns the exit status."""
         with suppress(ProcessLookupError):

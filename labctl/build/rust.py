@@ -130,7 +130,7 @@ class FromRust:
             made = _sysroot(compiler, context)
             arguments += ["--sysroot", str(_laid_out(made, folder / "sysroot", compiler.target))]
         context.progress(f"compiling {options.source} for {compiler.target}")
-        _compile(compiler, arguments, options, context)
+        _compile(compiler, arguments, folder, options, context)
         try:
             found = image.read(kernel)
         except OSError as error:
@@ -313,7 +313,7 @@ def _environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(("RUSTC", "RUSTFLAGS", "CARGO"))} | {"LC_ALL": "C"}
 
 
-def _compile(compiler: _Compiler, arguments: list[str], options: RustOptions, context: Context) -> None:
+def _compile(compiler: _Compiler, arguments: list[str], folder: Path, options: RustOptions, context: Context) -> None:
     """BuildFailed with the compiler's own words, each error once."""
     source = context.root / options.source
     done = run(
@@ -333,6 +333,7 @@ def _compile(compiler: _Compiler, arguments: list[str], options: RustOptions, co
     errors = [words for level, words in said if level.startswith("error") and not words.startswith("error: aborting due to")]
     shown = [_linkers(words) for words in errors] or [done.err.strip()[-2000:] or f"rustc ended with {done.status}"]
     # The compiler names files as it sees them from inside the source.
+    shown = [words.replace(f"{folder}/", "") for words in shown]
     text = [re.sub(r"(--> |::: )(?=\w[\w./-]*:[0-9])", rf"\1{options.source}/", words.rstrip()) for words in shown]
     more = f"\n\n... and {len(text) - _MOST_ERRORS} errors more" if len(text) > _MOST_ERRORS else ""
     first = text[0].splitlines()

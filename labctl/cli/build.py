@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from labctl.cli.verb import Json, complete_build, new_app, print_json, print_table, printable, this_lab
-from labctl.errors import ConfigError, Problem
+from labctl.errors import ConfigError, LabctlError, Problem
 
 app = new_app()
 
@@ -23,7 +25,7 @@ def build(
     everything: Annotated[bool, typer.Option("--all", help="Every build of the lab.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Obtain builds: fetched or built now, or found in the cache. A matrix does it by itself; this makes it ready before.
+    """Obtain builds, several at a time: from the cache, or fetched or built now. A matrix does it by itself; this makes it ready before.
 
     \b
     $ labctl build debian-cloud
@@ -45,7 +47,19 @@ def build(
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    made = [obtain(lab, name, progress=_tell) for name in wanted]
+    # Threads: what takes long is a compiler or a download, in a process of its own.
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        begun = [pool.submit(obtain, lab, name, progress=_tell) for name in wanted]
+        try:
+            failed = [why for each in begun if isinstance(why := each.exception(), LabctlError)]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C: what has not begun is not begun
+            raise
+    for other in failed[1:]:
+        _tell(f"labctl: {other}")
+    if failed:
+        raise failed[0]
+    made = [each.result() for each in begun]
     if as_json:
         print_json(builds=[asdict(each) for each in made])
     else:

@@ -22,6 +22,9 @@ SHORTER = {
     "labctl run matrix --target 'qemu-1c*' --repeat 5": "labctl run matrix --target 'qemu-1c*' --repeat 5 --dry-run",
     "labctl run matrix --suite hello": "labctl run matrix --suite hello --target qemu-1c-512m --build debian-cloud",
     "labctl run matrix": "labctl run matrix --dry-run",
+    # Ends by Ctrl-C; that it watches and runs is tested with the reference kernel.
+    "labctl watch": "labctl watch --help",
+    "labctl watch quick --target 'microvm-pvh*'": "labctl watch --help",
     "labctl run matrix default --build ./bzImage --repeat 5": "labctl run matrix default --build ./bzImage --repeat 5 --dry-run",
     "labctl run matrix --build ./bzImage": "labctl run matrix --build ./bzImage --dry-run",
     "pytest suites/boot --build debian-cloud --target qemu-1c-512m": "pytest suites/boot --build debian-cloud --target qemu-1c-512m -k ready",

@@ -32,7 +32,6 @@ impl Variant {
     }
 }
 
-#[inline(never)]
 pub fn run(variant: Option<Variant>) {
     match variant {
         None => {}
