@@ -140,8 +140,11 @@ class Qemu:
         return build.digest
 
     def reproduce(self, build: Build, append: str) -> str:
-        machine = self._machine_arguments(build, append, disk="null-co")
-        return shlex.join([self._binary, *machine, "-nographic", "-serial", "mon:stdio"])
+        has_disk = self._config.disk and self.disk_bus != "none"
+        disk = f"/tmp/{self.context.target.name}.raw" if has_disk and self.disk_filesystem else "null-co"  # noqa: S108  # the reader's own
+        machine = self._machine_arguments(build, append, disk)
+        first = "" if disk == "null-co" else shlex.join(self._disk_maker(disk)) + " && "
+        return first + shlex.join([self._binary, *machine, "-nographic", "-serial", "mon:stdio"])
 
     # --- Console: attached to each new process by `on`, so that no byte is missed
 
@@ -312,21 +315,26 @@ class Qemu:
         if not self._counts:
             return _clock_words(self.machine, accelerator)
         # The TSC counts virtual nanoseconds. A kernel at an address of its own choice has other cache lines and page tables each time.
-        return " nokaslr" + (" tsc_early_khz=1000000" if self.machine == "microvm" else "")
+        words = " nokaslr" + (" tsc_early_khz=1000000" if self.machine == "microvm" else "")
+        # Virtual time jumps to the next alarm while the disk works: the reference kernel must not set one.
+        return words + (" disk-timeout=0" if self.icount_disk else "")
 
     def _disk(self, deadline: Deadline) -> Path:
         config = self._config
         path = self.context.workdir / ("disk.raw" if self.disk_filesystem else "disk.qcow2")
         if config.disk and self.disk_bus != "none" and not path.exists():
-            # A sparse file either way; a file system is made in a plain one.
-            with_files = ["mke2fs", "-q", "-F", "-t", self.disk_filesystem, str(path), f"{config.disk // 1024}K"]
-            made = run(
-                with_files if self.disk_filesystem else ["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(config.disk)], deadline
-            )
+            maker = self._disk_maker(str(path))
+            made = run(maker, deadline)
             if made.status != 0:
-                program = with_files[0] if self.disk_filesystem else "qemu-img"
-                raise DeployError(f"{program}: {made.words.removeprefix(f'{program}: ')}", target=self.context.target.name)
+                raise DeployError(f"{maker[0]}: {made.words.removeprefix(f'{maker[0]}: ')}", target=self.context.target.name)
         return path
+
+    def _disk_maker(self, path: str) -> list[str]:
+        """The command that makes a sparse file; a file system is made in a plain one."""
+        size = self._config.disk or 0
+        if self.disk_filesystem:
+            return ["mke2fs", "-q", "-F", "-t", self.disk_filesystem, path, f"{size // 1024}K"]
+        return ["qemu-img", "create", "-q", "-f", "qcow2", path, str(size)]
 
     def _start(self, build: Build, deadline: Deadline) -> _Process:
         disk = self._disk(deadline)
