@@ -20,6 +20,9 @@ COMMANDS = [(document.name, command) for document in DOCUMENTS for command in CO
 SHORTER = {
     # What takes minutes is looked at without booting; the same verbs boot below.
     "labctl run matrix --target 'qemu-1c*' --repeat 5": "labctl run matrix --target 'qemu-1c*' --repeat 5 --dry-run",
+    "labctl run matrix --target microvm-1c-512m --build debian-cloud --channel icount": "labctl run matrix --channel icount --dry-run",
+    "labctl profile diff debian-cloud-previous debian-cloud --target microvm-1c-512m": "labctl profile diff --help",
+    "labctl profile debian-cloud --target microvm-1c-512m": "labctl profile --help",
     "labctl run matrix --suite hello": "labctl run matrix --suite hello --target qemu-1c-512m --build debian-cloud",
     "labctl run matrix": "labctl run matrix --dry-run",
     # Ends by Ctrl-C; that it watches and runs is tested with the reference kernel.
