@@ -227,6 +227,7 @@ impl Queue {
 }
 
 pub struct Nvme {
+    function: Function,
     registers: Registers,
     admin: Queue,
     io: Queue,
@@ -269,6 +270,7 @@ impl Nvme {
         }
         let entries = IO_ENTRIES.min((capabilities as u16).saturating_add(1));
         let mut this = Nvme {
+            function: *function,
             registers,
             admin: Queue::new(0, ADMIN_ENTRIES, stride)?,
             io: Queue::new(1, entries, stride)?,
@@ -400,6 +402,7 @@ impl Nvme {
         self.failed = true;
         self.registers.write(CONFIGURATION, 0);
         let _ = self.until(0, |status| status & READY == 0);
+        self.function.silence();
     }
 
     /// Begin to move whole sectors between the disk and memory, if the queue has room: the command's number.
@@ -521,5 +524,6 @@ impl Drop for Nvme {
         // The queues' memory goes back: the controller must have let go of it.
         self.registers.write(CONFIGURATION, 0);
         let _ = self.until(self.timeout_ms, |status| status & READY == 0);
+        self.function.silence();
     }
 }

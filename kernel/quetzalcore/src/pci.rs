@@ -158,6 +158,12 @@ impl Function {
         self.write(COMMAND, self.read(COMMAND) & 0xffff | COMMAND_MEMORY | COMMAND_MASTER | COMMAND_NO_INTX);
     }
 
+    /// Keep it from reading and writing our memory, whatever it was told to do before.
+    #[allow(dead_code)]
+    pub fn silence(&self) {
+        self.write(COMMAND, self.read(COMMAND) & 0xffff & !COMMAND_MASTER);
+    }
+
     /// Base address register `number`, if it has memory and an address.
     pub fn bar(&self, number: usize) -> Option<Bar> {
         self.sized(number).filter(|bar| bar.address != 0)
