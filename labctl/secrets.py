@@ -16,6 +16,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -50,6 +51,21 @@ def _checked(value: object) -> str:
 
 Secret = Annotated[str, BeforeValidator(_checked), WithJsonSchema({"type": "string", "pattern": "^(env|file|keyring|vault):.+"})]
 """A driver's option that holds a reference. Checked with every other option, before any power is applied."""
+
+
+def without_password(url: str) -> str:
+    """The same address; for an option's validator. Refused, and not repeated, if a user or a password stands in it."""
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+    except ValueError:
+        fits = False
+    if not fits:
+        allowed = "http://HOST… or https://HOST…, with user and password as keys of their own"
+        raise PydanticCustomError(
+            "secret", "x", {"found": "no address, or one with a password in it (it is not shown)", "allowed": allowed}
+        )
+    return url
 
 
 def reveal(reference: str) -> str:

@@ -22,7 +22,7 @@ from labctl.machine.polling import until
 from labctl.machine.protocols import DriverContext
 from labctl.model import PowerState, Target
 from labctl.process import run
-from labctl.secrets import Secret, reveal
+from labctl.secrets import Secret, reveal, without_password
 
 PLACES = ("host", "outlet", "verb")
 ANSWER = 20.0
@@ -33,7 +33,8 @@ _MOST = 1 << 16
 
 def _template(text: str) -> str:
     try:
-        used = {name for _, name, form, conversion in string.Formatter().parse(text) if name is not None and not form and not conversion}
+        found = [place for place in string.Formatter().parse(text) if place[1] is not None]
+        used = {name if not form and not conversion else "" for _, name, form, conversion in found}
         words = shlex.split(text)
     except ValueError as error:
         raise ValueError(f"text with {{host}}, {{outlet}} and {{verb}} ({error})") from None
@@ -51,6 +52,7 @@ def _pattern(text: str) -> str:
 
 
 Template = Annotated[str, AfterValidator(_template)]
+Url = Annotated[str, AfterValidator(_template), AfterValidator(without_password)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
@@ -65,8 +67,8 @@ class Pdu:
     context: DriverContext
     outlet: str = ""
     host: str = ""
-    command: Template = "{verb}"
-    url: Template = "{verb}"
+    command: Template = ""
+    url: Url = ""
     verbs: Mapping[Literal["on", "off", "state"], str] = field(default_factory=lambda: {"on": "on", "off": "off", "state": "state"})
     says_on: Pattern = r"(?i)\bon\b"
     says_off: Pattern = r"(?i)\boff\b"
@@ -152,7 +154,7 @@ class Pdu:
     def _ask(self, verb: Literal["on", "off", "state"], deadline: Deadline) -> str:
         places = {"host": self.host, "outlet": self.outlet, "verb": self.verbs[verb]}
         limit = deadline.sooner(ANSWER)
-        return self._by_http(places, limit) if self.url != "{verb}" else self._by_command(places, limit)
+        return self._by_http(places, limit) if self.url else self._by_command(places, limit)
 
     def _by_command(self, places: Mapping[str, str], limit: Deadline) -> str:
         # Split before anything is put in: what stands in a place stays one word, whatever is in it.

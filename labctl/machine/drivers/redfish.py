@@ -21,17 +21,10 @@ from labctl.machine.lockfile import printable
 from labctl.machine.polling import until
 from labctl.machine.protocols import DriverContext
 from labctl.model import PowerState
-from labctl.secrets import Secret, reveal
+from labctl.secrets import Secret, reveal, without_password
 
 ANSWER, CONNECT = 10.0, 5.0
 """Seconds that a BMC may take for one answer, and to take a connection. The client is made once, so no single deadline is its own."""
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
-        raise ValueError("https://HOST or http://HOST, with user and password as keys of their own")
-    return url
 
 
 @dataclass
@@ -42,7 +35,7 @@ class Redfish:
     ``uefi`` (the boot device is asked for in UEFI's way)."""
 
     context: DriverContext
-    url: Annotated[str, AfterValidator(_without_password)]
+    url: Annotated[str, AfterValidator(without_password)]
     user: str
     password: Secret
     system: str = ""

@@ -1,0 +1,79 @@
+"""What can be known of a power driver's options without touching a machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from labctl.errors import ConfigError
+from labctl.machine.registry import check, check_together, stays_on
+from labctl.model import Target, TargetConfig
+
+
+def target(name: str = "rack1", **drivers: dict[str, Any]) -> Target:
+    return Target(name, TargetConfig.model_validate({"schema": 1, "cpus": 1, "memory": "1G", "drivers": drivers}))
+
+
+def refused(**drivers: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check(target(**drivers))
+    return str(caught.value)
+
+
+def test_an_outlet_is_switched_by_a_command_or_by_http() -> None:
+    check(target(pdu={"command": "pductl {outlet} {verb}", "outlet": "7"}))
+    check(target(pdu={"url": "http://{host}/{outlet}/{verb}", "host": "pdu1", "verbs": {"on": "1", "off": "0"}}))
+    assert "drivers.pdu: has neither; either command or url" in refused(pdu={"outlet": "7"})
+    assert "drivers.pdu: has both; either command or url" in refused(pdu={"command": "pductl {verb}", "url": "http://x/{verb}"})
+    assert "drivers.pdu.verbs: has no off" in refused(pdu={"command": "pductl {verb}", "verbs": {"on": "1"}})
+
+
+@pytest.mark.parametrize(
+    "command", ["pductl {port}", "pductl {outlet.__class__}", "pductl {0}", "pductl {}", "pductl {verb!r}", "pductl '", "{verb", ""]
+)
+def test_a_command_has_no_other_places(command: str) -> None:
+    said = refused(pdu={"command": command})
+    assert "drivers.pdu.command: found" in said
+    assert "{host}" in said
+
+
+def test_an_answer_is_looked_at_with_patterns_that_are_patterns() -> None:
+    assert "drivers.pdu.says_on: found '('; a regular expression" in refused(pdu={"command": "pductl {verb}", "says_on": "("})
+
+
+@pytest.mark.parametrize("url", ["10.0.8.21", "ftp://10.0.8.21", "https://admin:secret@10.0.8.21", "https://"])
+def test_the_address_of_redfish_holds_no_password(url: str) -> None:
+    for said in (
+        refused(redfish={"url": url, "user": "u", "password": "keyring:a/b"}),
+        refused(pdu={"url": f"{url}/{{outlet}}/{{verb}}"}) if url != "https://" else refused(pdu={"url": "https:///{verb}"}),
+    ):
+        assert ".url: no address, or one with a password in it (it is not shown)" in said
+        assert "secret@" not in said
+
+
+def test_the_cipher_suite_of_ipmi_is_one_that_keeps_a_secret() -> None:
+    assert "drivers.ipmi.cipher_suite" in refused(ipmi={"host": "h", "user": "u", "password": "keyring:a/b", "cipher_suite": 2})
+
+
+def test_one_power_for_a_machine() -> None:
+    assert "second Power beside" in refused(manual={}, pdu={"command": "pductl {verb}"})
+
+
+def test_two_targets_do_not_share_what_switches_them() -> None:
+    def ipmi(name: str, **options: Any) -> Target:
+        return target(name, ipmi={"user": "u", "password": "keyring:a/b", **options})
+
+    check_together(
+        [ipmi("a", host="h1"), ipmi("b", host="h2"), ipmi("c", host="h1", port=624), target("d", manual={}), target("e", manual={})]
+    )
+    with pytest.raises(ConfigError, match=r"targets/b.toml: drivers.ipmi: names the BMC h1:623, as target a does; one target each"):
+        check_together([ipmi("a", host="h1"), ipmi("b", host="h1", port=623)])
+    outlets = [target(name, pdu={"command": "pductl {host} {outlet} {verb}", "host": "p", "outlet": "1"}) for name in "ab"]
+    with pytest.raises(ConfigError, match="names outlet 1 of p"):
+        check_together(outlets)
+
+
+def test_a_server_stays_on_and_an_emulator_does_not() -> None:
+    assert stays_on(target(manual={}))
+    assert not stays_on(target(qemu={}))
