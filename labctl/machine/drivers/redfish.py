@@ -158,7 +158,7 @@ class Redfish:
             raise refused(words) if refused else ManagementError(words, target=target) from None
         except (exceptions.ConnectionError, requests.RequestException) as error:
             if isinstance(cause := _cause(error), HTTPException):
-                raise ManagementError(f"{self._name} answers without a sense: {_plain(cause)}", target=target) from None
+                raise ManagementError(f"{self._name} answers without a sense ({type(cause).__name__})", target=target) from None
             remedy = "see its address, its cable and its certificate"
             raise ManagementError(f"{self._name} does not answer: {_plain(cause)}", target=target, remedy=remedy) from None
         except (exceptions.SushyError, ValueError, KeyError, TypeError, AttributeError) as error:
