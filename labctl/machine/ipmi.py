@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ANSWER = 5.0
 """Seconds that a BMC may take for one answer; a busy one takes two or three."""
+QUICK = 0.5
+"""Seconds that it usually does not take."""
 _BMC = 0x20
 _WRONG_PASSWORD = (0x0D, 0x0F)
 """RAKP status codes: unauthorized name, invalid integrity check value (IPMI 2.0, table 13-15)."""
@@ -68,11 +70,9 @@ def session(address: Address, deadline: Deadline) -> Iterator[pyipmi.Ipmi]:
         ) from None
     errors = pyipmi.errors
     ipmi = _connection(address)
-    patience = max(0.001, min(ANSWER, deadline.left))
+    waited = Deadline.after(deadline.left)
     try:
-        ipmi.interface.open()
-        ipmi.interface.set_timeout(patience)
-        ipmi.session.establish()
+        _log_in(ipmi, deadline)
         yield ipmi
     except errors.CompletionCodeError as error:
         raise Refused(f"{address} says {error.cc:#04x}: {_plain(error.cc_desc)}", code=error.cc, target=address.target) from None
@@ -84,7 +84,7 @@ def session(address: Address, deadline: Deadline) -> Iterator[pyipmi.Ipmi]:
         raise _not_let_in(address) from None
     except (errors.IpmiConnectionError, errors.RetryError, errors.IpmiTimeoutError, OSError) as error:
         remedy = "see its address, its cable, and that IPMI over LAN is switched on"
-        raise ManagementError(f"{address} does not answer{_reason(error, patience)}", target=address.target, remedy=remedy) from None
+        raise ManagementError(f"{address} does not answer{_reason(error, waited)}", target=address.target, remedy=remedy) from None
     except errors.NotSupportedError as error:
         raise ManagementError(f"{address}: {error}", target=address.target) from None
     except (errors.DecodingError, *_NO_SENSE) as error:
@@ -105,6 +105,25 @@ def _connection(address: Address) -> pyipmi.Ipmi:
     ipmi.session.set_priv_level("administrator")
     ipmi.target = pyipmi.Target(ipmb_address=_BMC)
     return ipmi
+
+
+def _log_in(ipmi: pyipmi.Ipmi, deadline: Deadline) -> None:
+    """One lost packet is no dead BMC, and a BMC that takes its time is none either: a first try is short, a second one patient."""
+    import pyipmi.errors
+
+    errors = pyipmi.errors
+    for patience in (QUICK, ANSWER):
+        ipmi.interface.open()
+        ipmi.interface.set_timeout(max(0.001, min(patience, deadline.left)))
+        try:
+            ipmi.session.establish()
+        except (errors.IpmiConnectionError, errors.RetryError, TimeoutError) as error:
+            if patience == ANSWER or deadline.expired or "refused" in str(error):
+                raise
+            ipmi.interface.close()
+        else:
+            ipmi.interface.set_timeout(max(0.001, min(ANSWER, deadline.left)))
+            return
 
 
 def _close(ipmi: pyipmi.Ipmi) -> None:
@@ -140,12 +159,12 @@ def _not_let_in(address: Address) -> ConfigError:
     return error
 
 
-def _reason(error: BaseException, patience: float) -> str:
+def _reason(error: BaseException, waited: Deadline) -> str:
     if "refused" in str(error):
         return ": nothing listens there"
     if isinstance(error, OSError) and error.strerror and not isinstance(error, TimeoutError):
         return f": {error.strerror}"
-    return f" within {patience:.2g} s"
+    return f" within {waited.seconds - waited.left:.1f} s"
 
 
 def _plain(text: object) -> str:

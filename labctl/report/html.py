@@ -32,14 +32,14 @@ def write_html(run: RunResult, out: Path, *, raw_base: str = ".") -> Path:
         "samples": [chart.figure for chart in content["charts"].items],
         "milestones": [boots["chart"].figure for boots in content["boots"]],
     }
-    scripts = [_asset("plotly-basic.min.js"), _asset("report.js")]
-    template = _environment().get_template("run.html")
+    scripts = [asset("plotly-basic.min.js"), asset("report.js")]
+    template = environment().get_template("run.html")
     with replacing(out) as stream:
         stream.writelines(
             template.generate(
                 **content,
-                policy=_policy(scripts),
-                style=Markup(_asset("report.css")),  # noqa: S704 - ours
+                policy=policy(scripts),
+                style=Markup(asset("report.css")),  # noqa: S704 - ours
                 scripts=[Markup(script) for script in scripts],  # noqa: S704 - ours
                 figures=_embedded(figures),
             )
@@ -48,7 +48,7 @@ def write_html(run: RunResult, out: Path, *, raw_base: str = ".") -> Path:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_HERE / "templates"),
         autoescape=True,
@@ -62,12 +62,12 @@ def _environment() -> Environment:
 
 
 @cache
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     return (_HERE / "assets" / name).read_text(encoding="utf-8")
 
 
-def _policy(scripts: list[str]) -> str:
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+def policy(scripts: list[str]) -> str:
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts) or "'none'"
     # Plotly sets style attributes: inline styles must be allowed; they can load nothing.
     return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 

@@ -20,7 +20,7 @@ from labctl.errors import InfraError, ManagementError
 from labctl.machine.ipmi import Address, session
 from labctl.process import Child, start
 from labctl.virtualserver import chassis
-from labctl.virtualserver.settings import LOOPBACK, Files, Settings
+from labctl.virtualserver.settings import LOOPBACK, SIMULATOR, Files, Settings
 
 USER = "admin"
 SEL_ENTRIES = 200
@@ -29,7 +29,7 @@ _HISTORY = 65536
 _LAN = """name "{name}"
 set_working_mc 0x20
   startlan 1
-    addr {loopback} {sim_port}
+    addr {simulator} {bmc_port}
     priv_limit admin
     allowed_auths_callback none md2 md5 straight
     allowed_auths_user none md2 md5 straight
@@ -70,7 +70,8 @@ def start_simulator(settings: Settings, files: Files, keeper_socket: Path) -> Ch
         _LAN.format(
             name=settings.name,
             loopback=LOOPBACK,
-            sim_port=settings.sim_port,
+            simulator=SIMULATOR,
+            bmc_port=settings.bmc_port,
             chassis=program,
             kcs_port=settings.kcs_port,
             serial_port=settings.serial_port,
@@ -100,7 +101,7 @@ def _answers(settings: Settings) -> bool:
     ping = bytes.fromhex("0600ff06000011be80000000")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
         probe.settimeout(0.1)
-        probe.connect((LOOPBACK, settings.sim_port))
+        probe.connect((SIMULATOR, settings.bmc_port))
         probe.send(ping)
         return bool(probe.recv(1024))
     return False
@@ -135,7 +136,7 @@ def fill_event_log(settings: Settings) -> None:
 
 def hold_sol(settings: Settings, files: Files, leave: threading.Event, inside: Callable[[], object]) -> None:
     """Take the SOL as somebody else would, until ``leave`` is set; calls ``inside`` once it is had. ManagementError if it is not."""
-    address = Address(settings.name, LOOPBACK, settings.sim_port, USER, f"file:{files.password}", 3)
+    address = Address(settings.name, SIMULATOR, settings.bmc_port, USER, f"file:{files.password}", 3)
     with session(address, Deadline.after(20)) as ipmi:
         answer = ipmi.send_raw(0, _APP, _ACTIVATE_SOL)
         if answer[0] != 0:

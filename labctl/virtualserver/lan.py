@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from labctl.virtualserver.relay import CHUNK, listen
-from labctl.virtualserver.settings import LOOPBACK
+from labctl.virtualserver.settings import LOOPBACK, SIMULATOR
 
 IDLE = 120.0
 """Seconds after which a client that says nothing is forgotten."""
@@ -62,15 +62,15 @@ class _Upstream(asyncio.DatagramProtocol):
 
 
 class Relay(asyncio.DatagramProtocol):
-    def __init__(self, cable: Cable, simulator_port: int) -> None:
+    def __init__(self, cable: Cable, port: int) -> None:
         self._cable = cable
-        self._simulator_port = simulator_port
+        self._port = port
         self._transport: asyncio.DatagramTransport | None = None
         self._clients: dict[Address, asyncio.Task[_Upstream]] = {}
 
     @classmethod
-    async def listen(cls, cable: Cable, port: int, simulator_port: int) -> Relay:
-        relay = cls(cable, simulator_port)
+    async def listen(cls, cable: Cable, port: int) -> Relay:
+        relay = cls(cable, port)
         await asyncio.get_running_loop().create_datagram_endpoint(lambda: relay, local_addr=(LOOPBACK, port))
         return relay
 
@@ -103,7 +103,7 @@ class Relay(asyncio.DatagramProtocol):
 
     async def _connect(self, client: Address) -> _Upstream:
         _, upstream = await asyncio.get_running_loop().create_datagram_endpoint(
-            lambda: _Upstream(self, client), remote_addr=(LOOPBACK, self._simulator_port)
+            lambda: _Upstream(self, client), remote_addr=(SIMULATOR, self._port)
         )
         return upstream
 

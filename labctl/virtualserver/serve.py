@@ -65,7 +65,7 @@ class Keeper:
             try:
                 await stack.enter_async_context(await self.hub.listen(LOOPBACK, s.serial_port))
                 await stack.enter_async_context(await web.relay(self.wire, s.boot_port, s.boot_server_port))
-                await Relay.listen(self.cable, s.bmc_port, s.sim_port)
+                await Relay.listen(self.cable, s.bmc_port)
             except OSError as error:
                 remedy = f"labctl virtual-server delete {s.name}"
                 raise InfraError(f"a port of the virtual server is taken: {error}", remedy=remedy) from None
@@ -76,7 +76,7 @@ class Keeper:
             stack.callback(simulator.kill)
             parts = {"the BMC's simulator": simulator}
             if s.redfish:
-                # Behind the relay it has the simulator's port number, in TCP.
+                # It listens behind the relay.
                 await stack.enter_async_context(await relay_tcp(self.cable, s.redfish_port, s.sim_port))
                 parts["the Redfish emulator"] = self._start_redfish()
                 stack.callback(parts["the Redfish emulator"].kill)

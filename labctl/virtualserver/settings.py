@@ -14,6 +14,8 @@ from typing import Literal
 from labctl.errors import ConfigError, ManagementError, Problem
 
 LOOPBACK = "127.0.0.1"
+SIMULATOR = "127.0.0.2"
+"""Where the BMC's simulator listens, behind the relay and on the same port: it tells its SOL's port to clients, who insist on it."""
 _PORTS = range(20000, 32000)
 """Below those that Linux gives to outgoing connections."""
 
@@ -30,7 +32,7 @@ class Settings:
     bmc_port: int
     """UDP: where the BMC is reached."""
     sim_port: int
-    """UDP: where the simulator listens, behind the relay."""
+    """TCP: where a simulated management interface other than IPMI listens, behind the relay."""
     sim_console_port: int
     """TCP: the simulator's own commands."""
     kcs_port: int

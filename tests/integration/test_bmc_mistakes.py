@@ -101,8 +101,8 @@ def test_a_bmc_whose_network_comes_and_goes(server: VirtualServer, power: Power)
     said = []
     for _ in range(3):
         try:
-            power.on(Deadline.after(3))
-            power.off(Deadline.after(3))
+            power.on(Deadline.after(2))
+            power.off(Deadline.after(2))
         except InfraError as error:
             said.append(error.message)
     assert [words for words in said if not re.search(r"does not answer|on already|said yes", words)] == []

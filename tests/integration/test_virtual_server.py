@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from labctl.deadline import Deadline
@@ -90,6 +91,25 @@ def test_it_boots_from_the_network_once(server: VirtualServer, tmp_path: Path) -
             http.kill()
     log = server.files.serial_log.read_bytes()
     assert log.count(b"booted by the 10.0.2.2 network") == 1
+
+
+def sol(server: VirtualServer) -> pexpect.spawn:
+    where = ["-H", "127.0.0.1", "-p", str(server.settings.bmc_port), "-U", "admin", "-f", str(server.files.password)]
+    return pexpect.spawn("ipmitool", ["-I", "lanplus", "-C", "3", *where, "sol", "activate"], timeout=30)
+
+
+def test_its_sol_carries_the_console_of_whoever_has_it(server: VirtualServer) -> None:
+    server.fault("busy")
+    refused = sol(server)
+    refused.expect("already active on another session")
+    refused.close(force=True)
+    ipmitool(server, "sol", "deactivate")
+    console = sol(server)
+    console.expect("operational")
+    ipmitool(server, "power", "on")
+    console.expect("SeaBIOS")
+    console.expect("No bootable device")
+    console.close(force=True)
 
 
 def test_it_has_one_start_and_leaves_nothing(server: VirtualServer) -> None:

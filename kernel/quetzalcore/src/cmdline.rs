@@ -32,6 +32,7 @@ impl core::fmt::Display for Mistake {
     }
 }
 
+#[inline(never)]
 pub fn parse(line: &'static str) -> Result<Options, Mistake> {
     let mut options = Options { log: Level::Info, exit: Way::Off, variant: None, tests: "", disk_timeout: 5000, file: 16, requests: 2000 };
     for word in line.split_ascii_whitespace() {

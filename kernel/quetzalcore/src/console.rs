@@ -65,14 +65,12 @@ pub fn log(level: Level, what: fmt::Arguments) {
 macro_rules! println {
     ($($what:tt)*) => { $crate::console::print(format_args!("{}\n", format_args!($($what)*))) };
 }
-#[allow(unused_macros)]
 macro_rules! debug {
     ($($what:tt)*) => { $crate::console::log($crate::console::Level::Debug, format_args!($($what)*)) };
 }
 macro_rules! info {
     ($($what:tt)*) => { $crate::console::log($crate::console::Level::Info, format_args!($($what)*)) };
 }
-#[allow(unused_macros)]
 macro_rules! warn {
     ($($what:tt)*) => { $crate::console::log($crate::console::Level::Warn, format_args!($($what)*)) };
 }

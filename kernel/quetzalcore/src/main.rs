@@ -1,6 +1,6 @@
 //! QuetzalCore OS: the reference kernel of the lab.
 //!
-//! `kernel_main` reads as the boot order; each module is a subject.
+//! `kernel_main` reads as the boot order; each module is a subject. The steps are never inlined: a profile names each.
 
 #![no_std]
 #![no_main]

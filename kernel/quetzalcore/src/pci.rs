@@ -68,6 +68,7 @@ const CAPABILITY_MSIX: u8 = 0x11;
 static FUNCTIONS: Lock<Vec<Function>> = Lock::new(Vec::new());
 
 /// Find what is there, and give memory to what firmware gave none.
+#[inline(never)]
 pub fn init() {
     let Some(Host { config, mut window }) = host::host() else {
         info!("pci: this machine has no bus");
@@ -292,13 +293,11 @@ fn kind(class: u32) -> &'static str {
 }
 
 /// A device's table of messages.
-#[allow(dead_code)]
 pub struct MsiX {
     table: *mut u32,
     pub count: usize,
 }
 
-#[allow(dead_code)]
 impl MsiX {
     /// Let entry `number` say `message`.
     pub fn set(&self, number: usize, message: Message) {

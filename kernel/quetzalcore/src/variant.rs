@@ -32,6 +32,7 @@ impl Variant {
     }
 }
 
+#[inline(never)]
 pub fn run(variant: Option<Variant>) {
     match variant {
         None => {}

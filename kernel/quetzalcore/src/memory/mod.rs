@@ -16,6 +16,7 @@ static MAP: Lock<map::Map> = Lock::new(map::Map::new());
 /// Bytes below which the kernel does not try.
 const LEAST: u64 = 8 << 20;
 
+#[inline(never)]
 pub fn init(boot: &BootInfo) -> Result<(), &'static str> {
     for region in boot.memory.regions() {
         info!("memory: {:#014x}-{:#014x} {}", region.start, region.end, region.kind.name());

@@ -23,6 +23,7 @@ const PARTS: [(u64, &str); 8] = [
 ];
 
 /// Vendor, model and features, for the log.
+#[inline(never)]
 pub fn describe() {
     let id = register!("midr_el1");
     let vendor = match id >> 24 & 0xff {

@@ -29,6 +29,7 @@ pub const EARLY_DEVICES: [Range<usize>; 1] = [serial::PL011..serial::PL011 + 0x1
 /// Where QEMU puts the device tree: at the start of memory.
 const DEVICE_TREE: usize = 0x4000_0000;
 
+#[inline(never)]
 pub fn boot_info(address: usize, _: usize) -> Result<BootInfo, &'static str> {
     devicetree::boot_info(address)
 }

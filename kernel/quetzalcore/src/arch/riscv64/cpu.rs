@@ -8,6 +8,7 @@ unsafe extern "C" {
 }
 
 /// Vendor, model and features, for the log.
+#[inline(never)]
 pub fn describe() {
     let [vendor, architecture, implementation, isa] = unsafe { machine_ids };
     let tree = DeviceTree::at(unsafe { super::device_tree }).ok();

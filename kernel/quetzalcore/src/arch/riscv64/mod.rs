@@ -31,6 +31,7 @@ unsafe extern "C" {
     static device_tree: usize;
 }
 
+#[inline(never)]
 pub fn boot_info(address: usize, _: usize) -> Result<BootInfo, &'static str> {
     devicetree::boot_info(address)
 }

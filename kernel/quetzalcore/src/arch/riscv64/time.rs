@@ -14,6 +14,7 @@ unsafe extern "C" {
 const USUAL: u32 = 10_000_000;
 static HERTZ: AtomicU64 = AtomicU64::new(USUAL as u64);
 
+#[inline(never)]
 pub fn init() {
     let tree = DeviceTree::at(unsafe { super::device_tree }).ok();
     let told = tree.and_then(|tree| tree.named("cpus")).and_then(|node| node.cell("timebase-frequency", 0));

@@ -32,6 +32,7 @@ const FEATURES: [(&str, u32, usize, u32); 24] = [
 ];
 
 /// Vendor, model and features, for the log.
+#[inline(never)]
 pub fn describe() {
     let basic = __cpuid(0);
     let vendor = words([basic.ebx, basic.edx, basic.ecx]);

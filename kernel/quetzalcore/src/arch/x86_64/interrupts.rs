@@ -23,6 +23,7 @@ type Handler = (fn(usize), usize);
 static HANDLERS: Lock<[Option<Handler>; COUNT]> = Lock::new([None; COUNT]);
 
 /// After paging.
+#[inline(never)]
 pub fn init() {
     write8(0x21, 0xff);
     write8(0xa1, 0xff);
@@ -32,7 +33,6 @@ pub fn init() {
 
 /// A message of their own for `handler`, which will be called with `argument`, interrupts off, and must not take a lock that others hold.
 /// None if all are given.
-#[allow(dead_code)]
 pub fn allocate(handler: fn(usize), argument: usize) -> Option<Message> {
     let mut handlers = HANDLERS.lock();
     let free = handlers.iter().position(Option::is_none)?;
@@ -75,7 +75,6 @@ pub fn disable() {
 
 /// Wait for an interrupt with the processor asleep; call with interrupts disabled, returns with them disabled, the handler having run.
 /// Between `sti` and `hlt` no interrupt is taken: one that came since the caller last looked wakes it.
-#[allow(dead_code)]
 pub fn wait() {
     unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
 }

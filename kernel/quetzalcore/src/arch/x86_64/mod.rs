@@ -30,6 +30,7 @@ pub const MAPPED_AT_ENTRY: usize = 4 << 30;
 pub const EARLY_DEVICES: [Range<usize>; 1] = [0xfea0_0000..0xfea0_1000];
 
 /// `eax` and `ebx` as the loader left them.
+#[inline(never)]
 pub fn boot_info(eax: usize, ebx: usize) -> Result<BootInfo, &'static str> {
     if eax as u32 == multiboot2::MAGIC { multiboot2::read(ebx) } else { pvh::read(ebx) }
 }

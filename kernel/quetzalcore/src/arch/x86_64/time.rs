@@ -13,6 +13,7 @@ unsafe extern "C" {
 /// Nanoseconds a tick, in units of 2^-32.
 static SCALE: AtomicU64 = AtomicU64::new(1 << 32);
 
+#[inline(never)]
 pub fn init() {
     let khz = told_khz().unwrap_or_else(measured_khz).max(1);
     SCALE.store(((1_000_000u128 << 32) / khz as u128) as u64, Ordering::Relaxed);

@@ -95,6 +95,7 @@ unsafe extern "C" {
     static trap_stubs: [[u8; 16]; VECTORS];
 }
 
+#[inline(never)]
 pub fn init() {
     const INTERRUPT_GATE: u8 = 0x8e;
     const TASK: u16 = 0x18;
