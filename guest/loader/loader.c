@@ -46,14 +46,19 @@ static void say(const char *text)
 	}
 }
 
+static void __attribute__((noreturn)) stop(void)
+{
+	for (;;)
+		__asm__ volatile("cli; hlt");
+}
+
 static void __attribute__((noreturn)) give_up(const char *part, const char *why)
 {
 	say("labctl-loader: ");
 	say(part);
 	say(why);
 	say("\n");
-	for (;;)
-		__asm__ volatile("cli; hlt");
+	stop();
 }
 
 static const char *find(const char *text, const char *word)
@@ -216,9 +221,9 @@ uint32_t verify_and_place(uint32_t magic, const struct info *info)
 		int same = sent != 0;
 		for (int c = 0; same && c < 64; c++)
 			same = sent[c] == hex[c];
+		say(same ? " ok\n" : " is not as sent\n");
 		if (!same)
-			give_up("", " is not as sent");
-		say(" ok\n");
+			stop();
 	}
 
 	uint32_t kernel = m[0].start, size = m[0].end - m[0].start;

@@ -29,6 +29,8 @@ class Hub:
         self._listeners: set[_Listener] = set()
         self._machine: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
+        self.heard = asyncio.Event()
+        """Set by each chunk that the machine says."""
         self.missed = 0
         """Bytes that some listener was not told."""
 
@@ -59,6 +61,7 @@ class Hub:
         with suppress(OSError):
             while data := await machine.read(CHUNK):
                 self._log.write(data)
+                self.heard.set()
                 await asyncio.gather(*(self._pass_on(listener, data) for listener in list(self._listeners)))
 
     async def _pass_on(self, listener: _Listener, data: bytes) -> None:

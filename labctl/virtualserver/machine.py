@@ -92,16 +92,17 @@ class Machine:
         self._discard()
 
     def reset(self) -> None:
+        """`forget_boot_device` is to be called once the firmware speaks: SeaBIOS resets the machine up to four times more before that,
+        and each reset gives it the order anew."""
         if not self.is_on:
             raise PowerError("the machine is off")
         self._order(self.boot_device)
+        self.boot_device = UNSET
         self._qmp("system_reset")
-        if self.boot_device != UNSET:
-            self.boot_device = UNSET
-            # The firmware's copy of the order is made at the reset, which is done when RESET has been said.
-            assert self._process is not None  # noqa: S101  # for the type checker
-            self._process.qmp.wait_event("RESET", Deadline.after(VERB))
-            self._order(UNSET)
+
+    def forget_boot_device(self) -> None:
+        """The next reset that the machine does by itself is another boot."""
+        self._order(UNSET)
 
     def ask_to_shut_down(self) -> None:
         """As a short press of the power button does."""

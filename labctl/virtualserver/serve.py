@@ -53,6 +53,7 @@ class Keeper:
         self._intruder = threading.Event()
         """Set: the second administrator leaves."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._forgetting: asyncio.Task[None] | None = None
 
     async def serve(self, listener: socket.socket) -> None:
         """Until it is told to stop, by a verb or by SIGTERM."""
@@ -157,7 +158,7 @@ class Keeper:
             case ["set", "power", "0"]:
                 await self.power_off()
             case ["set", "reset", *_]:
-                await self._in_machine_thread(self.machine.reset)
+                await self._reset()
             case ["set", "shutdown", *_]:
                 await self._in_machine_thread(self.machine.ask_to_shut_down)
             case ["check", *_] | ["set", "identify", *_]:
@@ -176,7 +177,23 @@ class Keeper:
         if self.wire.cut:
             self._unplug()
 
+    async def _reset(self) -> None:
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+        self.wire.fetched = 0
+        self.hub.heard.clear()
+        await self._in_machine_thread(self.machine.reset)
+
+        async def forget() -> None:
+            await self.hub.heard.wait()
+            with suppress(LabctlError):
+                await self._in_machine_thread(self.machine.forget_boot_device)
+
+        self._forgetting = asyncio.create_task(forget())
+
     async def power_off(self) -> None:
+        if self._forgetting is not None:
+            self._forgetting.cancel()
         await self._in_machine_thread(self.machine.off)
         await self.hub.detach()
 

@@ -169,7 +169,8 @@ class Shelf:
         for line in text.splitlines():
             with suppress(ValueError, TypeError, KeyError):
                 data = json.loads(line)
-                latest[data.pop("n")] = Fetch(**data)
+                number = data.pop("n")
+                latest[number] = Fetch(**data)
         return list(latest.values())
 
 
