@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from labctl.deadline import Deadline
-from labctl.errors import ConfigError, DeployError
+from labctl.errors import DeployError
 from labctl.machine.session import Session, Watcher
 from labctl.model import Build, PowerState, Target, TargetConfig
 from labctl.virtualserver.client import VirtualServer
 from tests.virtual_servers import virtual_server
+
+pytest.importorskip("labctl.machine.drivers.serial")
 
 pytestmark = pytest.mark.qemu
 
@@ -55,7 +56,10 @@ def test_it_boots_what_was_sent_by_cycle_and_by_reset(healthy: VirtualServer, de
 
 @pytest.mark.parametrize(
     ("fault", "argument", "cause"),
-    [("corrupt", 100_000, "the kernel that arrived is not the one that was sent"), ("lose-network", 4_000_000, "in the middle of the kernel")],
+    [
+        ("corrupt", 100_000, "the kernel that arrived is not the one that was sent"),
+        ("lose-network", 4_000_000, "in the middle of the kernel"),
+    ],
 )
 def test_what_did_not_arrive_is_the_labs_fault(
     healthy: VirtualServer, debian: Build, tmp_path: Path, fault: str, argument: float, cause: str
