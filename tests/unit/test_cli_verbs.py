@@ -15,6 +15,7 @@ from labctl.cli import main as cli
 from labctl.cli.main import VERBS, app
 from labctl.cli.verb import complete_build, complete_matrix, complete_suite, complete_target, print_table, printable
 from labctl.errors import BuildFailed, TargetBusy
+from tests.kernels import elf
 
 
 class Ran:
@@ -206,6 +207,20 @@ def test_targets_check_finds_unknown_driver_and_option(labctl, lab: Path) -> Non
         "ok": False,
         "problems": [ran.err.splitlines()[0].removeprefix("labctl: ")],
     }
+
+
+def test_build_all_makes_what_can_be_made_and_names_each_that_cannot(labctl, lab: Path) -> None:
+    (lab / "good").write_bytes(elf())
+    for name, kernel in {"good": "good", "gone": "nowhere", "mine": "lab.toml"}.items():
+        (lab / f"kernel/{name}.toml").write_text(f'builder = "path"\ninitramfs = false\n[path]\nkernel = "{kernel}"\n')
+    done = labctl("build", "--all")
+    assert done.status == 2
+    assert done.err.count("labctl: ") == 2
+    assert "kernel/gone.toml: path.kernel:" in done.err
+    assert "kernel/mine.toml: path.kernel: lab.toml is not a kernel" in done.err
+    (lab / "kernel/gone.toml").unlink()
+    (lab / "kernel/mine.toml").unlink()
+    assert [build["name"] for build in json.loads(labctl("build", "--all", "--json").out)["builds"]] == ["good"]
 
 
 @pytest.mark.parametrize("name", ["lab", "target", "build", "matrix"])

@@ -214,3 +214,24 @@ def test_figures_beside_results() -> None:
         b"# bench bad=\n# bench =1 s\n# bench words=many s\n# bench nounit=1\n# benchmark x=1 s\n# bench big=9999999999999999999999 s\nok 2 other\n"
     )
     assert figures(report) == [Figure("iops/read", "read_qd1", 32619, "IOPS"), Figure("iops/read", "time", 0.25, "s")]
+
+
+def test_a_recorded_console_with_groups_and_the_kernels_own_log_between() -> None:
+    data = gzip.decompress((CONSOLES / "quetzalcore.txt.gz").read_bytes())
+    report = parse(data)
+    assert (report.complete, report.problems) == (True, ())
+    found = {result.name: result for result in report.results}
+    assert {name.split("/")[0] for name in found} == {"boot", "memory", "pci", "nvme"}
+    assert [result.name for result in report.results if result.outcome is Outcome.FAIL] == [
+        f"nvme/{name}" for name in ("identify", "write_and_read_back", "beyond_the_end", "deep_queue", "interrupts")
+    ]
+    assert found["nvme/identify"].reason == "nvme: there is no NVMe controller on the PCI bus"
+    assert "ERROR nvme" in found["nvme/identify"].details
+    assert found["memory/gigabyte"].reason == "less than 1 GiB is free"
+    # The machine may go off at any byte of it: never a report that can be believed, never one that says less than was said.
+    told = -1
+    for at in range(0, len(data), 97):
+        cut = parse(data[:at])
+        assert cut.problems or cut.results == report.results
+        assert len(cut.results) >= told
+        told = len(cut.results)
