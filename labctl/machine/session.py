@@ -190,9 +190,15 @@ class Session:
         self.watcher.status("testing")
         return boot
 
-    def _virtual(self, offset: int) -> float | None:
+    def instructions_at(self, offset: int) -> int | None:
+        """Instructions of all CPUs from power-on until the byte at ``offset`` of the transcript was said, on the channel ``icount``, until
+        the next power-on. None if that byte was not counted."""
         counts = self.machine.role(Counter).instructions(offset)  # type: ignore[type-abstract]
-        return None if counts is None else sum(counts) / 1e9
+        return None if counts is None else sum(counts)
+
+    def _virtual(self, offset: int) -> float | None:
+        counted = self.instructions_at(offset)
+        return None if counted is None else counted / 1e9
 
     def _counted(self, boot: Boot) -> Boot:
         """With the instructions to each milestone. ManagementError if one was not counted: half a measurement is none."""

@@ -1,15 +1,21 @@
 """How fast is the disk, by the kernel's own count? For kernels with a self-test ``iops`` that reports figures."""
 
+import re
+
 import pytest
 
-from labctl.model import Direction, Metric, Outcome
+from labctl.model import Channel, Direction, Metric, Outcome
 from labctl.parsers.ktap import figures
 
 IOPS = Metric("kernel.iops", "1/s", Direction.HIGHER, "requests of 4 KiB that the disk answered, by the kernel's clock")
+PER_REQUEST = Metric("kernel.instructions_per_request", "1", Direction.LOWER, "what the kernel runs for a request of 4 KiB", Channel.ICOUNT)
+REQUESTS = 2000
+# The kernel reports a figure as soon as it has it: from one report to the next it did what the second tells of.
+_NEXT = re.compile(rb"# bench \S+=\d+ IOPS\r?\n *(?=# bench (\S+)=\d+ IOPS)")
 
 
 @pytest.mark.benchmark
-@pytest.mark.requires(disk="64M")
+@pytest.mark.requires(disk="64M", channel="wall")
 def test_iops(target, selftests, record):
     """Read and write, random and sequential, 1 and 32 requests at a time."""
     report = selftests(target.boot(append="test=iops"))
@@ -20,3 +26,17 @@ def test_iops(target, selftests, record):
     assert told, "the kernel reported no figure"
     for figure in told:
         record(IOPS, figure.value, requests=figure.name)
+
+
+@pytest.mark.requires(disk="64M", channel="icount")
+def test_instructions_per_request(target, selftests, record):
+    """What the driver and the block layer cost, in two boots. It is not the disk's latency: that costs no instructions."""
+    for _ in range(2):
+        boot = target.boot(append=f"test=iops requests={REQUESTS}")
+        assert not [result for result in selftests(boot).results if result.outcome is Outcome.FAIL]
+        said = target.transcript.read(boot.since)
+        told = list(_NEXT.finditer(said))
+        assert told, "the kernel reported no figures one after another"
+        for found in told:
+            before, after = (target.instructions_at(boot.since + at) for at in (found.start(), found.end()))
+            record(PER_REQUEST, (after - before) / REQUESTS, requests=found[1].decode())
