@@ -62,6 +62,21 @@ def boot(kernel: Kernel, machine: str, append: str = "", *, memory: str = "256M"
     return {passed: True, failed: False}.get(ended.returncode), console
 
 
+def test_the_command_of_the_readme(tmp_path: Path) -> None:
+    """It builds a kernel that boots, and the same bytes in another folder."""
+    source = Path(__file__).parents[2] / "kernel/quetzalcore"
+    command = (source / "README.md").read_text().split("```\n")[1]
+    assert command.startswith("rustc ")
+    built = []
+    for folder in (tmp_path / "one", tmp_path / "another/place"):
+        shutil.copytree(source, folder)
+        made = subprocess.run(["/bin/sh", "-c", command], cwd=folder, capture_output=True, text=True, timeout=300)
+        assert made.returncode == 0, made.stderr
+        built.append((folder / "quetzalcore.elf").read_bytes())
+    assert built[0] == built[1]
+    assert boot(lambda arch: tmp_path / "one/quetzalcore.elf", "microvm", "exit=debug")[0]
+
+
 @pytest.mark.parametrize("machine", ALL)
 def test_boots_and_passes_its_own_tests(kernel: Kernel, machine: str) -> None:
     well, console = boot(kernel, machine, "log=debug exit=debug test=boot,memory,pci")
