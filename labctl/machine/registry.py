@@ -123,7 +123,11 @@ def check(target: Target) -> None:
 def why_not_counted(target: Target) -> str:
     """Why instructions cannot be counted on a target; empty if they can. Its `Counter` says it in ``why_not_counted(options)``."""
     for name, options in target.config.drivers.items():
-        if Counter in roles_of(driver := load(name)):
+        try:
+            driver = load(name)
+        except ConfigError:
+            return ""  # `check` tells what is wrong with a target that is used
+        if Counter in roles_of(driver):
             says = getattr(driver, "why_not_counted", None)
             return str(says(options)) if callable(says) else ""
     return "no driver of the target counts instructions"

@@ -35,6 +35,7 @@ def test_a_machine_whose_instructions_cannot_be_counted() -> None:
     with pytest.raises(ConfigError, match=r"targets/t\.toml: channel: icount: accel = .kvm.: instructions are counted under TCG only"):
         registry.check(counted(qemu={"accel": "kvm"}))
     assert "no driver" in registry.why_not_counted(counted(console_shell={}))
+    assert registry.why_not_counted(counted(nothing={})) == "", "a driver that does not exist is told by the check, if the target is used"
 
 
 def test_the_machine_that_is_counted_has_no_disk_unless_it_is_asked_for() -> None:
