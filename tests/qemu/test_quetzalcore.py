@@ -132,6 +132,14 @@ def test_powers_itself_off(kernel: Kernel) -> None:
     assert subprocess.run(qemu(acpi, kernel("x86_64")), capture_output=True, timeout=60).returncode == 0
 
 
+def test_arm_with_a_hypervisors_level(kernel: Kernel) -> None:
+    """Entered at EL2, and powered off by another call than at EL1: the paging tests hold only where the kernel's own tables are in use."""
+    words = "qemu-system-aarch64 -machine virt,virtualization=on -cpu cortex-a72"
+    ended = subprocess.run(qemu(words, kernel("aarch64"), "test=boot,memory"), capture_output=True, timeout=60)
+    assert ended.returncode == 0
+    assert not [result for result in parse(ended.stdout).results if result.outcome is Outcome.FAIL], ended.stdout
+
+
 @pytest.mark.parametrize("machine", ONE_EACH)
 def test_variants(kernel: Kernel, machine: str) -> None:
     well, console = boot(kernel, machine, "exit=debug variant=panic")

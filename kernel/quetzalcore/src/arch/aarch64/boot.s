@@ -1,10 +1,29 @@
-// From QEMU's reset of a virt machine to Rust: EL1, all off, the device tree at the start of memory.
+// From QEMU's reset of a virt machine to Rust: EL1 or EL2, all off, the device tree at the start of memory.
 
 .section .text.boot, "ax"
 .global start
 start:
     mrs x19, cntvct_el0
     msr daifset, #15
+    mrs x0, currentel
+    cmp x0, #(2 << 2)
+    b.ne 3f
+    mov x0, #(1 << 31)                  // from a hypervisor's level to a kernel's, in 64 bits, ...
+    msr hcr_el2, x0
+    mov x0, #0x33ff                     // ... which may use the FPU ...
+    msr cptr_el2, x0
+    mov x0, #3                          // ... and the counters
+    msr cnthctl_el2, x0
+    msr cntvoff_el2, xzr
+    movz x0, #0x0800                    // with the MMU off, as after a reset
+    movk x0, #0x30d0, lsl #16
+    msr sctlr_el1, x0
+    mov x0, #0x3c5
+    msr spsr_el2, x0
+    adr x0, 3f
+    msr elr_el2, x0
+    eret
+3:
     mov x0, #(3 << 20)                  // the compiler uses the registers of the FPU
     msr cpacr_el1, x0
 
