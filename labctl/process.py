@@ -42,6 +42,7 @@ PACKAGES: Mapping[str, str] = {
     "taskset": "util-linux",
     "ipmi_sim": "openipmi",
     "ipmitool": "ipmitool",
+    "dnsmasq": "dnsmasq-base",
 }
 
 

@@ -29,6 +29,7 @@ VERBS = {
     "profile": "Say where a boot's instructions went, and which functions grew.",
     "console": "Boot a target and talk to its console.",
     "power": "Switch a target on and off, cycle and reset it.",
+    "boot-server": "Serve a rack's machines what they boot over the network.",
     "virtual-server": "A server with a BMC on this host: all of a rack but the rack.",
     "runs": "List and show what was run.",
     "report": "Write a run's report again.",

@@ -21,6 +21,9 @@ append = "console=ttyS0,115200"
 
 [drivers.{power}]
 {power_options}
+
+[drivers.netboot]
+port = {boot_server_port}
 """
 
 
@@ -35,6 +38,7 @@ def render(settings: Settings, files: Files) -> str:
         memory=format_size(settings.memory),
         disk=format_size(settings.disk),
         power=power,
+        boot_server_port=settings.boot_server_port,
         power_options=f'{options}\nuser = "{bmc.USER}"\npassword = "file:{files.password}"',
     )
     return f"{_FIRST}{hashlib.sha256(text.encode()).hexdigest()[:16]}\n{text}"

@@ -43,7 +43,7 @@ class Offer:
     mac: str
     """``52:54:00:12:34:56``: whose it is. Empty: any machine's that asks, for a server of one machine."""
     script: str
-    """What iPXE runs; addresses in it are relative to the script's own."""
+    """What iPXE runs; addresses in it name no server: it is the one that the script came from."""
     files: Mapping[str, File]
     token: str = field(default_factory=lambda: secrets.token_hex(16))
 
@@ -107,7 +107,7 @@ class Shelf:
     @contextmanager
     def offering(self, offer: Offer) -> Iterator[None]:
         """Offer it within this block. DeployError if the folder takes no file."""
-        path = self.folder / f"{offer.token}.json"
+        path = self.folder / f"{offer.token}.offer"
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -129,7 +129,7 @@ class Shelf:
     def live(self) -> list[Offer]:
         """The offers whose owners live. What others left in the folder is passed over."""
         found = []
-        for path in self.folder.glob("*.json"):
+        for path in self.folder.glob("*.offer"):
             with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
                 offer = self._read(path)
                 if offer is not None and offer.token == path.stem:

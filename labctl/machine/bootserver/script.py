@@ -1,4 +1,4 @@
-"""The script that iPXE runs. Its addresses are relative to its own, so that it works through any relay and by any name of the server."""
+"""The script that iPXE runs. Its addresses name no server, so that it works through any relay and by any name of the server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SPOILT_BY_IPXE = re.compile(r"\$\{|(?:^|\s)(?:\|\||&&|;|#)|[\n\r\t]|  ")
 _SCRIPT = """#!ipxe
 echo labctl: fetching
 iseq ${{platform}} efi && goto efi ||
-kernel offer/{token}/loader {digests} || goto failed
+kernel /offer/{token}/loader {digests} || goto failed
 {modules}
 boot || goto failed
 :efi
@@ -33,15 +33,15 @@ def boot_script(token: str, files: Mapping[str, File], append: str) -> str:
     DeployError for a command line that iPXE would spoil on UEFI: kernels there get it through iPXE's own words.
     """
     parts = [part for part in PARTS if part in files]
-    efi = [f"kernel offer/{token}/kernel initrd=initrd {append} || goto failed"]
+    efi = [f"kernel /offer/{token}/kernel initrd=initrd {append} || goto failed"]
     if "initrd" in files:
-        efi.append(f"initrd offer/{token}/initrd || goto failed")
+        efi.append(f"initrd /offer/{token}/initrd || goto failed")
     if _SPOILT_BY_IPXE.search(append):
         efi = ["echo labctl: iPXE cannot pass on this command line", "goto failed"]
     text = _SCRIPT.format(
         token=token,
         digests=" ".join(f"{part}={files[part].digest}" for part in parts),
-        modules="\n".join(f"module offer/{token}/{part} || goto failed" for part in parts),
+        modules="\n".join(f"module /offer/{token}/{part} || goto failed" for part in parts),
         efi="\n".join(efi),
     )
     if len(text) > 60_000:

@@ -1,0 +1,210 @@
+"""The boot server: who is served what, what is told of it, and dnsmasq before it, on a network of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from labctl.deadline import Deadline
+from labctl.errors import ConfigError, DeployError
+from labctl.machine.bootserver.dhcp import Network, config
+from labctl.machine.bootserver.offer import Offer, Shelf, describe
+from labctl.machine.bootserver.script import boot_script
+from labctl.machine.bootserver.web import serving
+from labctl.machine.polling import until
+from labctl.model import Build
+from tests.temporary_lab import LABCTL
+
+SCRIPT = "#!ipxe\necho @SERVER@\n"
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    found = Shelf(tmp_path / "offers")
+    found.make()
+    return found
+
+
+@pytest.fixture
+def port(shelf: Shelf) -> Iterator[int]:
+    with serving(shelf, "127.0.0.1", 0) as at:
+        yield at
+
+
+@pytest.fixture
+def offer(tmp_path: Path) -> Offer:
+    file = tmp_path / "kernel"
+    file.write_bytes(os.urandom(3_000_000))
+    return Offer("rack1", "52:54:00:00:00:01", SCRIPT, {"kernel": describe(file, "", "")})
+
+
+def ask(port: int, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, dict(answer.getheaders()), answer.read()
+    finally:
+        connection.close()
+
+
+def test_a_file_is_served_while_it_is_offered_and_by_its_digest(shelf: Shelf, port: int, offer: Offer) -> None:
+    path = f"/offer/{offer.token}/kernel"
+    assert ask(port, path)[0] == 404
+    with shelf.offering(offer):
+        status, headers, body = ask(port, path)
+        assert status == 200
+        assert headers["ETag"] == f'"{hashlib.sha256(body).hexdigest()}"'
+        assert ask(port, path, "HEAD")[2] == b""
+        status, headers, part = ask(port, path, Range="bytes=1000000-")
+        assert (status, part) == (206, body[1_000_000:])
+        assert headers["Content-Range"] == "bytes 1000000-2999999/3000000"
+        assert ask(port, path, Range="bytes=3000000-")[0] == 416
+        for wrong in (
+            path + "x",
+            path.replace(offer.token, "0" * 32),
+            "/offer/../../etc/passwd",
+            f"/offer/{offer.token}/..",
+            "/",
+            "/x" * 3000,
+        ):
+            assert ask(port, wrong)[0] in (404, 414)
+        whole = [fetch for fetch in shelf.fetches(offer.token) if fetch.whole]
+        assert [fetch.size for fetch in whole] == [3_000_000, 2_000_000]
+    assert ask(port, path)[0] == 404
+    assert not list(shelf.folder.iterdir())
+
+
+def test_each_machine_gets_its_own_script(shelf: Shelf, port: int, offer: Offer) -> None:
+    other = replace(offer, mac="52:54:00:00:00:02", script="#!ipxe\necho two\n", token="1" * 32)
+    with shelf.offering(offer), shelf.offering(other):
+        assert b"netX/mac" in ask(port, "/boot.ipxe")[2]
+        assert ask(port, "/machine/52-54-00-00-00-01.ipxe", Host="10.0.2.2:80")[2] == b"#!ipxe\necho http://10.0.2.2:80\n"
+        assert b"two" in ask(port, "/machine/52:54:00:00:00:02.ipxe")[2]
+        assert b"exit 1" in ask(port, "/machine/52-54-00-00-00-03.ipxe")[2]
+    assert b"exit 1" in ask(port, "/machine/52-54-00-00-00-01.ipxe")[2]
+
+
+def test_the_offer_of_a_dead_owner_is_none(shelf: Shelf, port: int, offer: Offer) -> None:
+    (shelf.folder / f"{offer.token}.offer").write_text(offer.text())
+    (shelf.folder / "rubbish.offer").write_text("{")
+    assert ask(port, f"/offer/{offer.token}/kernel")[0] == 404
+    assert not shelf.live()
+
+
+def test_reports_are_small_and_come_from_machines_that_were_offered_something(shelf: Shelf, port: int, offer: Offer) -> None:
+    with shelf.offering(offer):
+        assert ask(port, f"/offer/{offer.token}/report", "POST", b"written")[0] == 200
+        assert ask(port, f"/offer/{offer.token}/report", "POST", b"x" * 5000)[0] == 413
+        assert ask(port, f"/offer/{'2' * 32}/report", "POST", b"x")[0] == 404
+        assert [fetch.reported for fetch in shelf.fetches(offer.token)] == ["written"]
+
+
+def test_a_client_that_leaves_in_the_middle_is_noted(shelf: Shelf, port: int, offer: Offer) -> None:
+    with shelf.offering(offer):
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("GET", f"/offer/{offer.token}/kernel")
+        connection.getresponse().read(1000)
+        connection.close()
+        assert until(lambda: any(fetch.ended for fetch in shelf.fetches(offer.token)), Deadline.after(20))
+        assert not any(fetch.whole for fetch in shelf.fetches(offer.token))
+
+
+def test_a_port_that_is_taken(shelf: Shelf, port: int) -> None:
+    with pytest.raises(DeployError, match="cannot listen"), serving(shelf, "127.0.0.1", port):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("address", "first", "last"), [("10.9.0.1/24", "10.8.0.2", "10.8.0.9"), ("10.9.0.1/24", "10.9.0.9", "10.9.0.2"), ("no", "", "")]
+)
+def test_addresses_that_do_not_fit(tmp_path: Path, address: str, first: str, last: str) -> None:
+    with pytest.raises(ConfigError, match="--dhcp"):
+        config(Network("eth0", address, 80, first, last), tmp_path)
+
+
+_IN_ITS_OWN_NETWORK = """
+set -e
+ip link set lo up
+ip tuntap add tap0 mode tap
+ip addr add 10.77.0.1/24 dev tap0
+ip -6 addr add fd77::1/64 dev tap0 nodad
+ip link set tap0 up
+exec {python} -c 'import sys; sys.path.insert(0, "{root}"); from tests.integration.test_boot_server import inside; inside("{folder}")'
+"""
+
+
+@pytest.mark.qemu
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace with a tap needs root")
+def test_a_machine_boots_by_dhcp_and_only_its_own_offer(tmp_path: Path, debian: Build) -> None:
+    (tmp_path / "build.json").write_text(json.dumps([str(debian.kernel), str(debian.initrd)]))
+    root = Path(__file__).parents[2]
+    script = _IN_ITS_OWN_NETWORK.format(python=sys.executable, root=root, folder=tmp_path)
+    done = subprocess.run(
+        ["unshare", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", script], capture_output=True, text=True, timeout=150
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "labctl-guest: ready" in done.stdout
+    assert "pxe over tftp" in done.stdout
+
+
+def inside(folder: str) -> None:
+    """Runs in the namespace: the service, an offer for one network card, a machine with it, and a client of TFTP."""
+    shelf = Shelf(Path(folder) / "offers")
+    tftp = Path(tempfile.mkdtemp(prefix="labctl-tftp-"))  # dnsmasq reads it as nobody, who may not enter a test's folder
+    tftp.chmod(0o755)
+    (tftp / "undionly.kpxe").write_text("pxe over tftp")
+    (tftp / "undionly.kpxe").chmod(0o644)
+    words = ["--offers", str(shelf.folder), "--address", "10.77.0.1", "--port", "8069", "--interface", "tap0", "--network", "10.77.0.1/24"]
+    words += ["--dhcp", "10.77.0.50,10.77.0.99", "--ipv6", "fd77::1/64", "--tftp", str(tftp)]
+    with subprocess.Popen([str(LABCTL), "boot-server", *words], stdout=subprocess.PIPE, text=True) as service:
+        try:
+            assert service.stdout is not None
+            assert "boot server: http://10.77.0.1:8069" in service.stdout.readline()
+            print(
+                subprocess.run(
+                    ["busybox", "tftp", "-g", "-r", "undionly.kpxe", "-l", "/dev/stdout", "10.77.0.1"], capture_output=True
+                ).stdout
+            )
+            kernel, initrd = (describe(Path(path), "", "") for path in json.loads((Path(folder) / "build.json").read_text()))
+            files = {"kernel": kernel, "initrd": initrd}
+            mac = "52:54:00:77:00:01"
+            offer = Offer("rack1", mac, "", files)
+            append = "console=ttyS0,115200"
+            cmdline = Path(folder) / "cmdline"
+            cmdline.write_text(append)
+            from labctl.machine.bootserver.loader import loader
+
+            files |= {"cmdline": describe(cmdline, "", ""), "loader": describe(loader(), "", "")}
+            with shelf.offering(replace(offer, script=boot_script(offer.token, files, append), files=files)):
+                _boot(mac)
+        finally:
+            service.send_signal(signal.SIGTERM)
+            shutil.rmtree(tftp)
+
+
+def _boot(mac: str) -> None:
+    words = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-machine", "q35,graphics=off", "-m", "256M", "-cpu", "max"]
+    words += ["-boot", "strict=on", "-netdev", "tap,id=n0,ifname=tap0,script=no,downscript=no", "-serial", "stdio"]
+    words += ["-device", f"virtio-net-pci,netdev=n0,bootindex=0,mac={mac}"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as machine:
+        assert machine.stdout is not None
+        try:
+            for line in machine.stdout:
+                print(line.decode(errors="replace").rstrip())
+                if b"labctl-guest: ready" in line:
+                    return
+        finally:
+            machine.kill()
