@@ -112,6 +112,6 @@ def serving(network: Network, folder: Path) -> Iterator[None]:
             said = [line.partition(": ")[2] for line in log.read_text(errors="replace").splitlines() if "FAILED to start" not in line]
             raise InfraError(
                 f"dnsmasq does not serve {network.interface}: {said[-1] if said else 'it says nothing'}",
-                remedy="it needs root, an interface with that address, a TFTP folder that everybody may read, and no other DHCP server here",
+                remedy="it needs root, the interface with that address, a TFTP folder that all may read, and no other DHCP server",
             )
         yield
