@@ -104,7 +104,7 @@ class CellAttempt:
             build,
             self.record.folder,
             host_cpus=share.cpus if self.exclusive else (),
-            watcher=Watcher(status=self.record.status, milestone=self.record.milestone, booted=self._booted),
+            watcher=Watcher(status=self.record.status, milestone=self.record.milestone, booted=self._booted, arrived=self.record.arrived),
         )
         stack.enter_context(session)
         self.held = True

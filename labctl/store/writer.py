@@ -163,6 +163,10 @@ class AttemptWriter:
         """The kernel's own phases of the first boot: seconds since its entry, message."""
         self.event("phases", stamps=[[at, records.clip(message)] for at, message in stamps])
 
+    def arrived(self, digest: str) -> None:
+        """The build was seen to be whole on the machine, before it was booted; only where it travels there."""
+        self.event("arrived", digest=digest)
+
     def test(self, result: TestResult) -> None:
         """A test ended."""
         self.event("test", **records.test_record(result))
