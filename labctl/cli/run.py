@@ -145,11 +145,12 @@ def _run(planned: Planned, workers: int | None, as_json: bool) -> int:
 
 
 def _warm_up() -> None:
-    """Import what the end of a run needs."""
+    """Import and compile what the end of a run needs."""
     from importlib import import_module
 
-    from labctl.store.writer import warm_up
+    from labctl.report import html
+    from labctl.store import writer
 
-    warm_up()
-    for module in ("labctl.report.html", "labctl.report.text"):
-        import_module(module)
+    writer.warm_up()
+    html.warm_up()
+    import_module("labctl.report.text")

@@ -47,6 +47,11 @@ def write_html(run: RunResult, out: Path, *, raw_base: str = ".") -> Path:
     return out
 
 
+def warm_up() -> None:
+    """Compile what `write_html` needs, while there is time: it takes some 50 ms."""
+    _environment().get_template("run.html")
+
+
 @cache
 def environment() -> Environment:
     environment = Environment(
