@@ -49,7 +49,7 @@ def write_html(run: RunResult, out: Path, *, raw_base: str = ".") -> Path:
 
 def warm_up() -> None:
     """Compile what `write_html` needs, while there is time: it takes some 50 ms."""
-    _environment().get_template("run.html")
+    environment().get_template("run.html")
 
 
 @cache
