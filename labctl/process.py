@@ -13,6 +13,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+import tty
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +135,9 @@ class Child:
         """Ask it to end as a supervisor does (SIGTERM). Gone already is no error."""
         with suppress(ProcessLookupError):
             self.process.terminate()
+        """As Ctrl-C does."""
+        with suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGINT)
 
     def kill(self) -> int:
         """Kill and reap; returns the exit status."""
@@ -176,6 +180,27 @@ def start(
             start_new_session=True,
         )
     )
+
+
+def start_on_terminal(argv: Sequence[str]) -> tuple[Child, int]:
+    """Start a program that wants a terminal, as `start` does. Returns it and the other side of that terminal, which is the caller's to
+    close: raw, so that every byte passes as it is, and not blocking. Raises HostToolMissing."""
+    program, setpriv = find(argv[0]), find("setpriv")
+    ours, its = os.openpty()
+    try:
+        tty.setraw(its)
+        os.set_blocking(ours, False)
+        child = Child(
+            subprocess.Popen(
+                [setpriv, "--pdeathsig", "KILL", "--", program, *argv[1:]], stdin=its, stdout=its, stderr=its, start_new_session=True
+            )
+        )
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(its)
+    return child, ours
 
 
 def detach(argv: Sequence[str], keep_fds: Sequence[int], log: Path) -> None:

@@ -148,8 +148,11 @@ def wait_for_ready(
                 raise attempt.explained(attempt.too_late())
 
 
-def explain(transcript: Transcript, since: int, fallback: LabctlError) -> LabctlError:
+def explain(transcript: Transcript, since: int, fallback: LabctlError, *, heard_since: int | None = None) -> LabctlError:
     """The most specific cause: a crash on the console since offset ``since``, else ``fallback``.
+
+    That something was not heard says nothing of a machine whose console has a gap after ``heard_since`` (``since`` if absent): the
+    lab's own fault then.
 
     What is still being said is waited for, but not for long. A stall (lockup, hung task, killed process) explains that a target
     failed; it does not take the blame for the lab's own faults, a fatal crash does.
@@ -159,6 +162,9 @@ def explain(transcript: Transcript, since: int, fallback: LabctlError) -> Labctl
     _settle(transcript, _DRAIN_QUIET, _DRAIN_DEADLINE)
     crash = _find(transcript, since)
     if crash is None or not (crash.fatal or (crash.explains and not isinstance(fallback, InfraError))):
+        gap = transcript.gap_since(since if heard_since is None else heard_since)
+        if gap and isinstance(fallback, BootFailed | TargetHung):
+            return ConsoleLost(f"{gap}; without them: {fallback.message}", target=fallback.target, cell=fallback.cell, tail=fallback.tail)
         return fallback
     return _kernel_crash(transcript, since, crash, fallback)
 

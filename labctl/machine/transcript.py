@@ -75,6 +75,7 @@ class Transcript:
         self._index = TimeIndex()
         self._log: FileIO | None = None
         self._fed_ns = 0
+        self._gaps: list[tuple[int, str]] = []
         self.ended: str | None = None
         """Why the console is over, or None."""
         self._disk_error: OSError | None = None
@@ -178,6 +179,11 @@ class Transcript:
         except OSError as error:
             self._fail(error)
 
+    def gap(self, text: str) -> None:
+        """A mark where bytes of the guest's may be missing."""
+        self._gaps.append((self.size, text))
+        self.note(text)
+
     # --- what everybody else does ---------------------------------------------------------------------------------------
 
     def read(self, start: int, stop: int | None = None) -> bytes:
@@ -259,6 +265,10 @@ class Transcript:
                     raise DeadlineExpired(f"the console is still there after {deadline.seconds:g} s")
                 self._changed.wait(min(deadline.left, _LONGEST_WAIT_S))
             return self.ended
+
+    def gap_since(self, offset: int) -> str:
+        """Why bytes may be missing after ``offset``; empty if none are."""
+        return next((text for at, text in self._gaps if at >= offset), "")
 
     @property
     def quiet_s(self) -> float:
