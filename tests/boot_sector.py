@@ -22,7 +22,9 @@ def make_disk(disk: Path, flood: int) -> None:
     raw = disk.with_suffix(".raw")
     object_file = disk.with_suffix(".o")
     subprocess.run(["as", "--32", "--defsym", f"LINES={flood}", "-o", object_file, SOURCE], check=True)
-    subprocess.run(["ld", "-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", "-o", raw, object_file], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        ["ld", "-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", "-o", raw, object_file], check=True, stderr=subprocess.DEVNULL
+    )
     raw.write_bytes(raw.read_bytes().ljust(1 << 20, b"\0"))
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, disk], check=True)
     raw.unlink()

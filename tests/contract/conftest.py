@@ -100,6 +100,16 @@ def _by_network(server: VirtualServer) -> Mapping[str, Mapping[str, Any]]:
     return {**_by_ipmi(server), "netboot": {"port": server.settings.boot_server_port}}
 
 
+def _by_sol(server: VirtualServer) -> Mapping[str, Mapping[str, Any]]:
+    drivers = _by_network(server)
+    return {**drivers, "sol": drivers["ipmi"], "console_shell": {}}
+
+
+def _by_serial(server: VirtualServer) -> Mapping[str, Mapping[str, Any]]:
+    """As behind a terminal server."""
+    return {**_by_network(server), "serial": {"port": f"socket://127.0.0.1:{server.settings.serial_port}"}, "console_shell": {}}
+
+
 def _server(name: str, drivers: Callable[..., Mapping[str, Mapping[str, Any]]], **more: Any) -> Rig:
     return Rig(name, {}, b"SeaBIOS (version", our_machines, server=drivers, **more)
 
@@ -112,6 +122,8 @@ RIGS: Mapping[str, Sequence[Rig]] = {
     "pdu": (_server("command", _by_command, resets=False), _server("http", _by_http, beside=outlet.outlet, resets=False)),
     "manual": (_server("person", _by_hand, beside=person),),
     "netboot": (_server("network", _by_network),),
+    "sol": (_server("bmc", _by_sol),),
+    "serial": (_server("tcp", _by_serial),),
 }
 
 

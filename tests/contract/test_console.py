@@ -65,6 +65,8 @@ def test_times_are_those_of_the_reading(session: Session) -> None:
 
 
 def test_nobody_takes_what_is_typed_at_a_machine_that_is_off(bench: Bench) -> None:
+    if bench.rig.server is not None:
+        pytest.skip("its line is there when it is off")
     with pytest.raises(ConsoleLost, match="off"):
         bench.console.write(b"hello\n")
     bench.power.on(bench.deadline())
@@ -75,6 +77,7 @@ def test_nobody_takes_what_is_typed_at_a_machine_that_is_off(bench: Bench) -> No
 
 
 def test_detached_it_keeps_what_was_read(bench: Bench) -> None:
+    bench.console.attach(bench.deadline())
     bench.power.on(bench.deadline())
     found = bench.transcript.wait([bench.rig.first_words], deadline=bench.deadline())
     bench.console.detach()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 16
 _PIECE = 4096
 _BITS = r"^[5-8][NEO][12]$"
-_PATTERN = r"^(/dev/[^\0]+|(rfc2217|socket)://[^\0/]+:[0-9]{1,5})$"
+_PATTERN = r"^(/dev/\S+|(rfc2217|socket)://[^\s/]+:[0-9]{1,5})$"
 
 
 class _Opened:
@@ -59,7 +59,8 @@ class _Opened:
 
         try:
             for start in range(0, len(data), _PIECE):
-                self._port.write_timeout = max(0.001, deadline.left)
+                if self._descriptor is not None:  # the library knows no time limit for RFC 2217
+                    self._port.write_timeout = max(0.001, deadline.left)
                 self._port.write(data[start : start + _PIECE])
         except (serial.SerialException, OSError) as error:
             raise Broken(f"{self._name}: {_plain(error)}") from None
@@ -108,7 +109,8 @@ class Serial:
         local = self.port.startswith("/dev/")
         try:
             opened = serial.serial_for_url(
-                self.port,
+                # Ports without modem lines never say that DTR and RTS are set: it is not waited for.
+                f"{self.port}?ign_set_control" if self.port.startswith("rfc2217:") else self.port,
                 baudrate=self.baud,
                 bytesize=int(self.bits[0]),
                 parity=self.bits[1],

@@ -146,7 +146,7 @@ class Sol:
         self._line = Line(self.transcript, self.context.target.name, self._connect, self._look)
 
     @staticmethod
-    def host_programs(target: Target, options: Mapping[str, Any]) -> list[str]:
+    def host_programs(target: Target, options: Mapping[str, Any]) -> list[str]:  # noqa: ARG004  # as the registry calls it
         return ["ipmitool", "setpriv"]
 
     @property
