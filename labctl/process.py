@@ -131,13 +131,10 @@ class Child:
         except subprocess.TimeoutExpired:
             return None
 
-    def interrupt(self) -> None:
-        """Ask it to end as a supervisor does (SIGTERM). Gone already is no error."""
+    def interrupt(self, number: int = signal.SIGTERM) -> None:
+        """Ask it to end, as a supervisor does (SIGTERM) or Ctrl-C (SIGINT). Gone already is no error."""
         with suppress(ProcessLookupError):
-            self.process.terminate()
-        """As Ctrl-C does."""
-        with suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(number)
 
     def kill(self) -> int:
         """Kill and reap; returns the exit status."""

@@ -185,6 +185,8 @@ def bench(rig: Rig, debian: Build, tmp_path: Path) -> Iterator[Bench]:
         transcript = stack.enter_context(Transcript(tmp_path))
         machine = assemble(DriverContext(target, tmp_path), transcript)
         bench = Bench(rig, target, debian, machine, transcript)
+        if rig.server is not None:
+            machine.power.off(bench.deadline())  # the session of the same tests may have left it on
         if machine.has(Deploy):
             if isinstance(machine.deploy, Carries):
                 stack.callback(machine.deploy.release)

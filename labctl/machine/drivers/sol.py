@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -100,7 +101,7 @@ class _Activated:
     def close(self) -> None:
         if self._terminal < 0:
             return
-        self._child.interrupt()
+        self._child.interrupt(signal.SIGINT)  # it closes its session then
         limit = Deadline.after(_FAREWELL)
         while self._child.status is None and not limit.expired:  # a full terminal would keep it from ending
             if select.select([self._terminal], [], [], 0.02)[0]:
