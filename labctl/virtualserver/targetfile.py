@@ -24,6 +24,13 @@ append = "console=ttyS0,115200"
 
 [drivers.netboot]
 port = {boot_server_port}
+
+[drivers.sol]
+host = "{loopback}"
+port = {bmc_port}
+{account}
+
+[drivers.console_shell]
 """
 
 
@@ -33,13 +40,17 @@ def render(settings: Settings, files: Files) -> str:
         power, options = "redfish", f'url = "http://{LOOPBACK}:{settings.redfish_port}"'
     else:
         power, options = "ipmi", f'host = "{LOOPBACK}"\nport = {settings.bmc_port}'
+    account = f'user = "{bmc.USER}"\npassword = "file:{files.password}"'
     text = _TEMPLATE.format(
         cpus=settings.cpus,
         memory=format_size(settings.memory),
         disk=format_size(settings.disk),
         power=power,
+        power_options=f"{options}\n{account}",
         boot_server_port=settings.boot_server_port,
-        power_options=f'{options}\nuser = "{bmc.USER}"\npassword = "file:{files.password}"',
+        loopback=LOOPBACK,
+        bmc_port=settings.bmc_port,
+        account=account,
     )
     return f"{_FIRST}{hashlib.sha256(text.encode()).hexdigest()[:16]}\n{text}"
 

@@ -45,6 +45,8 @@ class Rig:
     """What stands beside the virtual server; its drivers are made from what that gives."""
     redfish: bool = False
     """Of the virtual server."""
+    flood: int = 200_000
+    """Lines of eight bytes: by default 1.6 MB, more than the transcript keeps in memory, 5 s of an emulated serial port."""
     resets: bool = True
     """Has a warm reset."""
     target_name: str = ""
@@ -122,7 +124,7 @@ RIGS: Mapping[str, Sequence[Rig]] = {
     "pdu": (_server("command", _by_command, resets=False), _server("http", _by_http, beside=outlet.outlet, resets=False)),
     "manual": (_server("person", _by_hand, beside=person),),
     "netboot": (_server("network", _by_network),),
-    "sol": (_server("bmc", _by_sol),),
+    "sol": (_server("bmc", _by_sol, flood=50_000),),
     "serial": (_server("tcp", _by_serial),),
 }
 
@@ -179,7 +181,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(rig: Rig, debian: Build, tmp_path: Path) -> Iterator[Bench]:
+def bench(rig: Rig, debian: Build, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
     target = rig.target()
     with ExitStack() as stack:
         transcript = stack.enter_context(Transcript(tmp_path))
@@ -187,7 +189,8 @@ def bench(rig: Rig, debian: Build, tmp_path: Path) -> Iterator[Bench]:
         bench = Bench(rig, target, debian, machine, transcript)
         if rig.server is not None:
             machine.power.off(bench.deadline())  # the session of the same tests may have left it on
-        if machine.has(Deploy):
+        # A server boots what its disk holds, without a build; a session of the same tests may still offer it one.
+        if machine.has(Deploy) and (rig.server is None or request.module.ROLE is Deploy):
             if isinstance(machine.deploy, Carries):
                 stack.callback(machine.deploy.release)
             machine.deploy.put(debian, f"{target.config.append} {debian.append}", bench.deadline())
