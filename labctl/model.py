@@ -165,6 +165,8 @@ class Recipe(_File):
     """Give it the lab's own small initramfs."""
     milestones: Mapping[Milestone, str] = {}
     """Regular expressions that replace the usual ones."""
+    icount_cpus: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Most CPUs that it comes up on where instructions are counted; absent: any number."""
     options: Mapping[str, Any] = {}
     """The table ``[BUILDER]``."""
 

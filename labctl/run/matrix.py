@@ -7,7 +7,7 @@ told with the nearest name. Every mistake is told at once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import product
@@ -49,7 +49,7 @@ def expand(
     repeat: int | None = None,
     channels: Sequence[Channel] = (),
     channel_of_target: Mapping[str, Channel] = MappingProxyType({}),
-    uncountable: Mapping[str, str] = MappingProxyType({}),
+    uncountable: Callable[[str, str], str] = lambda build, target: "",
 ) -> Plan:
     """The cells of ``matrix`` in a lab that has these builds, targets and suites (a mapping by name will do).
 
@@ -57,7 +57,7 @@ def expand(
     that finds nothing there selects from the whole lab. ``extra_builds`` are files given as ``--build PATH``, by the name they got:
     selected whether the lab has them or not. A name without an entry in ``arch_of_*`` fits every architecture. ``channels`` is the
     command line's ``--channel``; where neither it nor the matrix says any, a cell is on the channel of its target. ``uncountable`` says
-    of targets why they cannot be on the channel ``icount``.
+    why a build cannot be counted on a target, or nothing.
 
     Raises ConfigError for patterns that find nothing, for a repeat or a matrix out of bounds, and if no cell is left, with what
     left them out.
@@ -91,8 +91,9 @@ def expand(
         return asked or (channel_of_target.get(target, Channel.WALL),)
 
     left_out = [LeftOut(Cell(*point, channel), why) for point, why in out for channel in of(point[1])]
-    left_out += [LeftOut(Cell(*p, Channel.ICOUNT), why) for p in kept if Channel.ICOUNT in of(p[1]) and (why := uncountable.get(p[1]))]
-    on = [(p, c) for p in kept for c in of(p[1]) if c is Channel.WALL or p[1] not in uncountable]
+    why_not = {point: uncountable(*point[:2]) if Channel.ICOUNT in of(point[1]) else "" for point in kept}
+    left_out += [LeftOut(Cell(*point, Channel.ICOUNT), why) for point, why in why_not.items() if why]
+    on = [(point, channel) for point in kept for channel in of(point[1]) if channel is Channel.WALL or not why_not[point]]
     if not on:
         raise ConfigError([Problem(where, "", "no cell is left to run", _why_none(left_out))])
     _bound(len(on) * repeats, where)

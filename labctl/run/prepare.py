@@ -60,9 +60,16 @@ def plan(lab: Lab, request: Request) -> Planned:
         else MatrixConfig(schema=1, builds=request.builds or ("*",), targets=request.targets or ("*",), suites=request.suites or ("*",))
     )
     files = [name for name in request.builds if is_file(lab, name)]
-    arch_of_build = {name: recipe.arch for name, recipe in recipes(lab).items()}
+    known = recipes(lab)
+    arch_of_build = {name: recipe.arch for name, recipe in known.items()}
     targets = _read_all(lab)
-    counted = Channel.ICOUNT in (request.channels or matrix.channels)
+
+    def uncountable(build: str, target: str) -> str:
+        most = known[build].icount_cpus if build in known else None
+        if most is not None and targets[target].config.cpus > most:
+            return f"counted, {build} comes up on {most} CPU{'s' if most > 1 else ''} at most"
+        return registry.why_not_counted(targets[target])
+
     expanded = expand(
         matrix,
         where=f"matrix/{request.matrix}.toml" if request.matrix else "command line",
@@ -78,7 +85,7 @@ def plan(lab: Lab, request: Request) -> Planned:
         repeat=request.repeat,
         channels=request.channels,
         channel_of_target={name: target.config.channel for name, target in targets.items()},
-        uncountable={name: why for name, target in targets.items() if (why := registry.why_not_counted(target))} if counted else {},
+        uncountable=uncountable,
     )
     used = {cell.target for cell in expanded.cells}
     problems: list[Problem] = []

@@ -14,9 +14,13 @@ from xml.etree import ElementTree
 import pytest
 
 from labctl.cli.verb import printable
+from labctl.config import Lab
+from labctl.model import Channel
+from labctl.run.prepare import Request, plan
 from tests.temporary_lab import LABCTL, Ran, TemporaryLab
 
 pytestmark = pytest.mark.qemu
+ROOT = Path(__file__).parents[2]
 
 SUITE = """
 import pytest
@@ -191,3 +195,10 @@ def test_verbs_over_a_stored_run(made: tuple[TemporaryLab, Ran]) -> None:
     again = lab.labctl("report", "run", ran.data["run"])
     assert again.status == 0, again.err
     assert page.is_file()
+
+
+def test_a_build_that_comes_up_on_one_cpu_only_is_not_counted_on_more() -> None:
+    planned = plan(Lab.find(ROOT), Request("default", channels=(Channel.ICOUNT,)))
+    assert {cell.target for cell in planned.cells} == {"qemu-1c-512m"}
+    assert {out.cell.target for out in planned.left_out} == {"qemu-2c-1g", "qemu-4c-2g", "qemu-8c-4g"}
+    assert all("comes up on 1 CPU at most" in out.reason for out in planned.left_out)
