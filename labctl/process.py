@@ -44,6 +44,9 @@ PACKAGES: Mapping[str, str] = {
     "ipmi_sim": "openipmi",
     "ipmitool": "ipmitool",
     "dnsmasq": "dnsmasq-base",
+    "mformat": "mtools",
+    "mcopy": "mtools",
+    "syslinux": "syslinux",
 }
 
 

@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
-from labctl.build import apt, image
+from labctl.build import apt, image, modules
 from labctl.build.cache import Made, now
 from labctl.build.protocols import Builder, Context, Options, Plan
 from labctl.errors import BuildFailed
@@ -39,6 +39,8 @@ class DebOptions(Options):
     """Name of the package, with ``*`` and ``?``: ``linux-image-6.1.*-cloud-amd64``."""
     position: Annotated[str, AfterValidator(_position)] = "newest"
     """``newest``, or how many before it: ``newest-1``."""
+    modules: tuple[Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")], ...] = ()
+    """Kernel modules that the initramfs loads at boot (with those that they need), so that it has a network and a disk."""
 
 
 class Deb:
@@ -62,6 +64,7 @@ class Deb:
                 "source": package.source,
                 "size": str(package.size),
                 "arch": context.arch,
+                **({"modules": modules.key(options.modules)} if options.modules else {}),
             },
             re.sub(r"^linux-image-|-(unsigned|dbg|dbgsym)$", "", package.name),
             f"{package.name} {package.version}",
@@ -86,8 +89,15 @@ class Deb:
         except image.NotAKernel as error:
             raise BuildFailed(f"{kernels[0].name} of {plan.source} is not a kernel: it {error}") from None
         configs = [path.read_text(errors="replace") for path in sorted(unpacked.glob("boot/config-*"))]
+        files = {"kernel": kernels[0]}
+        if options.modules:
+            files["modules"] = folder / "modules"
+            try:
+                files["modules"].write_bytes(modules.archive(unpacked, options.modules))
+            except LookupError as error:
+                raise context.mistake("modules", f"{plan.source} has no module {error.args[0]}", "modules of that package") from None
         return Made(
-            {"kernel": kernels[0]},
+            files,
             found.release or kernels[0].name.split("-", 1)[1],
             Provenance(
                 builder="deb",

@@ -68,18 +68,22 @@ def overlay_cpio(folder: Path) -> bytes:
 
 def with_overlay(build: Build, folder: Path, cache: Cache | None = None, deadline: Deadline | None = None) -> Build:
     """The same build with a suite's overlay after its initramfs; its digest is that of what boots now. ConfigError, StorageError."""
-    overlay = overlay_cpio(folder)
+    return followed_by(build, overlay_cpio(folder), str(folder), cache, deadline)
+
+
+def followed_by(build: Build, archive: bytes, source: str, cache: Cache | None = None, deadline: Deadline | None = None) -> Build:
+    """The same build with an archive after its initramfs. StorageError."""
     try:
         before = build.initrd.read_bytes() if build.initrd else b""
     except OSError as error:
         raise StorageError(f"{build.initrd} cannot be read: {error.strerror}", remedy=f"labctl build {build.name}") from None
-    joined = before + b"\0" * (-len(before) % cpio.ALIGNMENT) + overlay
+    joined = before + b"\0" * (-len(before) % cpio.ALIGNMENT) + archive
     identity = {"builder": "overlay", "digest": hashlib.sha256(joined).hexdigest()}
 
     def make(workdir: Path) -> Made:
         file = workdir / "initrd"
         file.write_bytes(joined)
-        return Made({"initrd": file}, "", Provenance("overlay", str(folder), built_at=now()))
+        return Made({"initrd": file}, "", Provenance("overlay", source, built_at=now()))
 
     stored = (cache or Cache()).obtain(identity, make, deadline=deadline or Deadline.after(60))
     kernel_digest = build.provenance.details.get("kernel_digest", "")

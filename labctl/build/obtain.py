@@ -104,7 +104,7 @@ class _Work:
             details["busybox"] = own.version
         if initrd_digest:
             details["initrd_digest"] = initrd_digest
-        return Build(
+        build = Build(
             name=self.name,
             digest=build_digest(made.digests["kernel"], initrd_digest),
             arch=self.recipe.arch,
@@ -115,6 +115,9 @@ class _Work:
             milestones={str(milestone): pattern for milestone, pattern in self.recipe.milestones.items()},
             provenance=replace(made.provenance, details=details),
         )
+        if (modules := made.files.get("modules")) is not None:
+            return initramfs.followed_by(build, modules.read_bytes(), made.provenance.source, self.context.cache, self.context.deadline)
+        return build
 
 
 def _work(lab: Lab, name: str, progress: Callable[[str], None], deadline: Deadline) -> _Work:

@@ -144,9 +144,9 @@ class Session:
         self._leave()
         self.watcher.status("deploying")
         self.machine.power.off(deadline)
+        self.machine.console.attach(deadline)
         self.machine.deploy.put(self.build, self.append, deadline)
         self._since = self.transcript.size
-        self.machine.console.attach(deadline)
         self.watcher.status("booting")
         self._attempted += 1
         self.transcript.note(f"power on, boot {self._attempted}")

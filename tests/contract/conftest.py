@@ -126,6 +126,7 @@ RIGS: Mapping[str, Sequence[Rig]] = {
     "netboot": (_server("network", _by_network),),
     "sol": (_server("bmc", _by_sol, flood=50_000),),
     "serial": (_server("tcp", _by_serial),),
+    "disk": (),  # each put is a boot of the installer: tests/qemu/test_disk.py asks the same of it, in two
 }
 
 

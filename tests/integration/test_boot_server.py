@@ -27,7 +27,7 @@ from labctl.machine.polling import until
 from labctl.model import Build
 from tests.temporary_lab import LABCTL
 
-SCRIPT = "#!ipxe\necho @SERVER@\n"
+SCRIPT = "#!ipxe\necho one\n"
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_each_machine_gets_its_own_script(shelf: Shelf, port: int, offer: Offer)
     other = replace(offer, mac="52:54:00:00:00:02", script="#!ipxe\necho two\n", token="1" * 32)
     with shelf.offering(offer), shelf.offering(other):
         assert b"netX/mac" in ask(port, "/boot.ipxe")[2]
-        assert ask(port, "/machine/52-54-00-00-00-01.ipxe", Host="10.0.2.2:80")[2] == b"#!ipxe\necho http://10.0.2.2:80\n"
+        assert ask(port, "/machine/52-54-00-00-00-01.ipxe")[2] == SCRIPT.encode()
         assert b"two" in ask(port, "/machine/52:54:00:00:00:02.ipxe")[2]
         assert b"exit 1" in ask(port, "/machine/52-54-00-00-00-03.ipxe")[2]
     assert b"exit 1" in ask(port, "/machine/52-54-00-00-00-01.ipxe")[2]

@@ -14,8 +14,6 @@ from labctl.model import Build, PowerState, Target, TargetConfig
 from labctl.virtualserver.client import VirtualServer
 from tests.virtual_servers import virtual_server
 
-pytest.importorskip("labctl.machine.drivers.serial")
-
 pytestmark = pytest.mark.qemu
 
 

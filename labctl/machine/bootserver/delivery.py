@@ -6,6 +6,7 @@ loader's words on the console.
 
 from __future__ import annotations
 
+import secrets
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ class Delivery:
     port: int
     mac: str
     service: Path | None
+    url: str = ""
+    """The boot server as the machine reaches it."""
 
     offer: Offer | None = field(default=None, init=False)
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
@@ -57,10 +60,13 @@ class Delivery:
         return Shelf(self.service or self.context.workdir)
 
     def put(self, files: dict[str, File], append: str) -> None:
-        """Offer these instead of whatever was offered before, with ``append`` as the kernel's command line. DeployError, ConfigError."""
+        """Offer these instead of whatever was offered before, with ``append`` as the kernel's command line, in which ``@OFFER@`` is where
+        the machine finds them. DeployError, ConfigError."""
         if self.service is not None and not self.mac:
             found, allowed = "is missing", "the address of the network card that boots: the boot server tells its machines by it"
             raise ConfigError([Problem(f"targets/{self.target}.toml", f"{self.key}.mac", found, allowed)])
+        token = secrets.token_hex(16)
+        append = append.replace("@OFFER@", f"{self.url}/offer/{token}")
         words = self.context.workdir / "cmdline"
         words.write_text(append)
         program = loader.loader()
@@ -69,9 +75,8 @@ class Delivery:
             "cmdline": describe(words, "", self.target),
             **files,
         }
-        offer = Offer(self.target, "" if self.service is None else self.mac, "", files)
-        script = boot_script(offer.token, files, append)
-        offer = Offer(offer.target, offer.mac, script, files, offer.token)
+        script = boot_script(token, files, append)
+        offer = Offer(self.target, "" if self.service is None else self.mac, script, files, token)
         self._offering.close()
         self._offering.enter_context(self._shelf.offering(offer))
         if self.service is None and not self._serving:
@@ -99,11 +104,21 @@ class Delivery:
             return {}
         return {fetch.name: fetch for fetch in self._shelf.fetches(self.offer.token) if fetch.at >= self._began - 1}
 
+    def reports(self) -> list[str]:
+        """What the machine said of itself since the boot began."""
+        if self.offer is None:
+            return []
+        return [fetch.reported for fetch in self._shelf.fetches(self.offer.token) if fetch.name == "report" and fetch.at >= self._began - 1]
+
+    def last_sign(self) -> float:
+        """When the machine last asked for anything, or took a byte: seconds since the Unix epoch."""
+        return max((fetch.at for fetch in self._shelf.fetches(self.offer.token)), default=0.0) if self.offer is not None else 0.0
+
     def check(self) -> None:
         """DeployError as soon as it is known that something else arrived, or that nothing more will."""
         self._check_words()
         for fetch in self.fetches().values():
-            if fetch.name in PARTS and not fetch.ended and time.time() - fetch.at > STALLED:
+            if fetch.name in (*PARTS, "image") and not fetch.ended and time.time() - fetch.at > STALLED:
                 raise self._lost(fetch)
 
     def arrived(self, ready: bool) -> None:

@@ -3,7 +3,8 @@
 ==============================  ==========================================================================================
 ``GET /boot.ipxe``              the script of the one machine that is served, or how iPXE asks for its own by its address
 ``GET /machine/MAC.ipxe``       the script of that machine; if nobody offers it anything: boot from the next device
-``GET /offer/TOKEN/NAME``       a file of an offer, whose ETag is its digest
+``GET /offer/TOKEN/NAME``       a file of an offer, whose ETag is its digest; with ``?bytes=FIRST-LAST`` a part of it as if it were a
+                                file, for clients that know no ranges (busybox)
 ``POST /offer/TOKEN/report``    what the machine says of itself, at most `REPORT` bytes
 ==============================  ==========================================================================================
 """
@@ -35,7 +36,7 @@ _BUFFER = 1 << 18
 """Bytes under way at most: what is noted as sent has almost arrived."""
 _CONNECTIONS = 256
 _RANGE = re.compile(r"bytes=(\d{1,15})-(\d{1,15})?$")
-_OFFER = re.compile(r"/offer/([0-9a-f]{32})/([a-z0-9._-]{1,64})$")
+_OFFER = re.compile(r"/offer/([0-9a-f]{32})/([a-z0-9._-]{1,64})(?:\?(bytes=\d{1,15}-\d{1,15}))?$")
 _MACHINE = re.compile(r"/machine/([0-9a-fA-F]{2}(?:[-:][0-9a-fA-F]{2}){5})\.ipxe$")
 _ASK_FOR_YOURS = "#!ipxe\nchain machine/${netX/mac:hexhyp}.ipxe\n"
 _NOTHING = "#!ipxe\necho labctl: nothing is offered to ${netX/mac}: on to the next boot device\nexit 1\n"
@@ -64,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
             if offer is None or found[2] not in offer.files:
                 self._text(404, "not offered\n")
             else:
-                self._file(offer, found[2], offer.files[found[2]])
+                self._file(offer, found[2], offer.files[found[2]], found[3] or "")
         elif self.path == "/boot.ipxe":
             self._script(next((o for o in self.server.shelf.live() if not o.mac), None), _ASK_FOR_YOURS)
         elif found := _MACHINE.match(self.path):
@@ -94,18 +95,10 @@ class _Handler(BaseHTTPRequestHandler):
         return number
 
     def _script(self, offer: Offer | None, otherwise: str) -> None:
-        text = otherwise if offer is None else offer.script.replace("@SERVER@", self._address)
+        text = otherwise if offer is None else offer.script
         if offer is not None:
             self._note(offer, Fetch("script", len(text), len(text), now(), True))
         self._text(200, text)
-
-    @property
-    def _address(self) -> str:
-        """Where the machine believes us to be: it may come through a relay. Else, where it has come to."""
-        host = self.headers.get("Host", "")
-        if not re.fullmatch(r"[A-Za-z0-9.:\[\]-]{1,255}", host):
-            host = "{}:{}".format(*self.connection.getsockname()[:2])
-        return f"http://{host}"
 
     def _text(self, status: int, text: str) -> None:
         body = text.encode()
@@ -116,9 +109,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _file(self, offer: Offer, name: str, file: File) -> None:
+    def _file(self, offer: Offer, name: str, file: File, part: str) -> None:
         first, last = 0, file.size - 1
-        asked = _RANGE.match(self.headers.get("Range", ""))
+        asked = _RANGE.match(part or self.headers.get("Range", ""))
         if asked:
             first, last = int(asked[1]), min(last, int(asked[2] or last))
             if first > last:
@@ -133,12 +126,12 @@ class _Handler(BaseHTTPRequestHandler):
             except OSError as error:
                 self._text(500, f"{error.strerror}\n")
                 return
-            self.send_response(206 if asked else 200)
+            self.send_response(206 if asked and not part else 200)
             self.send_header("Content-Length", str(last - first + 1))
             self.send_header("Content-Type", "application/octet-stream")
             self.send_header("Accept-Ranges", "bytes")
             self.send_header("ETag", f'"{file.digest}"')
-            if asked:
+            if asked and not part:
                 self.send_header("Content-Range", f"bytes {first}-{last}/{file.size}")
             self.end_headers()
             if self.command == "HEAD":

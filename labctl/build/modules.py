@@ -1,0 +1,57 @@
+"""Kernel modules for the lab's initramfs: an archive that follows it, with the hook that loads them and installs disk images."""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from labctl.build import cpio
+from labctl.config import shipped
+
+_DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
+_SUFFIXES = (".ko", ".ko.xz")
+_GUEST = (("install.sh", "etc/labctl/rc.d/00-labctl.sh", 0o644), ("udhcpc", "usr/lib/labctl/udhcpc", 0o755))
+
+
+def key(wanted: Iterable[str]) -> str:
+    """What decides the archive besides the package."""
+    sources = [(shipped("guest") / "installer" / name).read_bytes() for name, _, _ in _GUEST]
+    return ",".join(wanted) + " " + hashlib.sha256(repr((sources, _GUEST)).encode()).hexdigest()[:16]
+
+
+def archive(unpacked: Path, wanted: Iterable[str]) -> bytes:
+    """Modules of a kernel package, each after those that it needs. LookupError with the name of one that is not there."""
+    files = {}
+    for file in sorted(unpacked.glob("lib/modules/*/kernel/**/*.ko*")):
+        if file.name.endswith(_SUFFIXES):
+            files[_plain(file.name.partition(".ko")[0])] = file
+    listings = unpacked.glob("lib/modules/*/modules.builtin")
+    builtin = {_plain(Path(line).stem) for listing in listings for line in listing.read_text().split()}
+    ordered: dict[str, bytes] = {}
+
+    def add(name: str) -> None:
+        name = _plain(name)
+        if name in ordered or name in builtin:
+            return
+        if name not in files:
+            raise LookupError(name)
+        data = files[name].read_bytes()
+        data = lzma.decompress(data) if files[name].suffix == ".xz" else data
+        found = _DEPENDS.search(data)
+        for needed in found[1].decode().split(",") if found else ():
+            if needed:
+                add(needed)
+        ordered[name] = data
+
+    for name in wanted:
+        add(name)
+    entries = [cpio.file(f"lib/labctl/modules/{number:03}-{name}.ko", data) for number, (name, data) in enumerate(ordered.items())]
+    folder = shipped("guest") / "installer"
+    return cpio.archive([*entries, *(cpio.file(path, (folder / name).read_bytes(), mode) for name, path, mode in _GUEST)])
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_")
