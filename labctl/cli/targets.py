@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labctl.cli.verb import Json, complete_target, new_app, print_json, print_table, printable, this_lab
-from labctl.errors import ConfigError, HostToolMissing, Problem
+from labctl.cli.verb import Json, complete_build, complete_target, new_app, print_json, print_table, printable, this_lab
+from labctl.errors import ConfigError, HostToolMissing, InfraError, LabctlError, Problem
 
 if TYPE_CHECKING:
     from labctl.config import Lab
@@ -87,30 +87,159 @@ def show_target(name: TargetName, as_json: Json = False) -> None:
 @app.command("check")
 def check_targets(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", autocompletion=complete_target, help="Only this one.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Only what can be known without asking a machine.")] = False,
+    boot: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=complete_build, help="Boot this known-good build on it too: passes or fails, the target is healthy or not."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check targets without touching a machine: the file, its drivers and their options, the programs that the host needs.
+    """Check targets: the file, its drivers and their options, the programs that the host needs; of a real server also that its BMC answers,
+    that the credentials work and that the console can be had, with sensors, event log and inventory. Nothing is switched without --boot.
 
     \b
     $ labctl targets check
     $ labctl targets check qemu-1c-512m
+    $ labctl targets check qemu-1c-512m --boot debian-cloud
     """
     lab = this_lab()
-    results = []
+    results: list[dict[str, Any]] = []
     problems: list[Problem] = []
     missing: dict[str, str] = {}
     for known in [name] if name is not None else lab.target_files:
         found = _check(lab, known, problems, missing)
         results.append({"target": known, "ok": not found, "problems": found})
     problems += _shared(lab)
+    failed = [] if offline else _ask(lab, results)
+    if boot is not None:
+        failed += _boot(lab, [r["target"] for r in results if r["ok"]], boot)
+    for result in results:
+        result["standing"] = _standing(lab, result["target"])
+        result["ok"] = result["ok"] and not any(error.target == result["target"] for error in failed)
     if as_json:
         print_json(targets=results)
     else:
-        print_table(("TARGET", "STATE"), [(r["target"], "ok" if r["ok"] else "wrong") for r in results], "this lab has no targets")
+        print_table(
+            ("TARGET", "STATE", "POWER", "CONSOLE", "SENSORS", "STANDING"),
+            [
+                (r["target"], "ok" if r["ok"] else "wrong", r.get("power", "-"), r.get("console", "-"), _sensors(r), r["standing"] or "-")
+                for r in results
+            ],
+            "this lab has no targets",
+        )
     if problems:
         raise ConfigError(problems)
     if missing:
         raise HostToolMissing("; ".join(missing), remedy=" && ".join(dict.fromkeys(missing.values())))
+    if failed:
+        raise _together(failed)
+
+
+@app.command()
+def reserve(
+    name: TargetName,
+    note: Annotated[str, typer.Option(help="What for, and until when: whoever wants it reads this.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Keep a target for yourself: nobody else's run takes it until you release it.
+
+    \b
+    $ labctl targets reserve qemu-1c-512m --note 'until Friday: looking for the leak'
+    $ labctl targets release qemu-1c-512m
+    """
+    from labctl.machine import standing
+
+    lab = this_lab()
+    lab.target(name)
+    made = standing.reserve(lab.root, name, note)
+    if as_json:
+        print_json(target=name, user=made.user, since=made.since, note=made.note)
+    else:
+        print(f"{name}: reserved by {printable(str(made))}")
+
+
+@app.command()
+def release(
+    name: TargetName,
+    force: Annotated[bool, typer.Option("--force", help="Also if somebody else has it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Give a reserved target back.
+
+    \b
+    $ labctl targets release qemu-1c-512m
+    """
+    from labctl.machine import standing
+
+    lab = this_lab()
+    lab.target(name)
+    released = standing.release(lab.root, name, force=force)
+    if as_json:
+        print_json(target=name, released=released)
+    else:
+        print(f"{name}: free again" if released else f"{name}: was not reserved")
+
+
+def _ask(lab: Lab, results: list[dict[str, Any]]) -> list[LabctlError]:
+    """Ask every real target whose file is right; what they say is added to their results."""
+    from dataclasses import asdict
+
+    from labctl.machine import checkup
+
+    asked = {r["target"]: r for r in results if r["ok"]}
+    targets = [target for name in asked if checkup.is_real(target := lab.target(name))]
+    failed: list[LabctlError] = []
+    for found in checkup.check_all(targets, lab.root) if targets else []:
+        said = asdict(found)
+        wrong = said.pop("wrong")
+        asked[found.target] |= {**said, "problems": [error.message for error in wrong]}
+        for error in wrong:
+            error.target = error.target or found.target
+        failed += wrong
+    return failed
+
+
+def _boot(lab: Lab, names: list[str], build: str) -> list[LabctlError]:
+    """Boot a known-good build on each, one after another. What fails there, for whatever reason, is the target's."""
+    import sys
+
+    from labctl.build.obtain import obtain
+    from labctl.machine import knowngood
+
+    good = obtain(lab, build, progress=lambda line: print(line, file=sys.stderr))
+    targets = [target for name in names if (target := lab.target(name)).config.arch == good.arch]
+    return [error for target in targets if (error := knowngood.boot(target, good, lab.root)) is not None]
+
+
+def _standing(lab: Lab, name: str) -> str:
+    from labctl.machine import standing
+
+    found = [
+        f"reserved by {owner}" if (owner := standing.reservation(lab.root, name)) else "",
+        str(standing.unhealthy(lab.root, name) or ""),
+    ]
+    return "; ".join(filter(None, found))
+
+
+def _sensors(result: dict[str, Any]) -> str:
+    """The hottest, and what it draws."""
+    readings = result.get("readings", ())
+    units = {"degC": "°C", "W": "W"}
+    highest = {unit: max((r["value"] for r in readings if r["unit"] == unit), default=None) for unit in units}
+    return ", ".join(f"{value:g} {units[unit]}" for unit, value in highest.items() if value is not None) or "-"
+
+
+def _together(failed: list[LabctlError]) -> LabctlError:
+    """One error for all, of the kind of the first; mistakes in files win."""
+    mistakes = [problem for error in failed if isinstance(error, ConfigError) for problem in error.problems]
+    others = [error for error in failed if not isinstance(error, ConfigError)]
+    if mistakes and not others:
+        return ConfigError(mistakes)
+    if len(failed) == 1:
+        return failed[0]
+    return InfraError("; ".join(f"{error.target}: {error.message}" for error in failed), remedy=others[0].remedy)
 
 
 def _read(lab: Lab) -> tuple[list[Target], list[Problem]]:

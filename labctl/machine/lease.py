@@ -17,6 +17,7 @@ from pathlib import Path
 
 from labctl.deadline import Deadline
 from labctl.errors import TargetBusy
+from labctl.machine import standing
 from labctl.machine.lockfile import LockFile, attempts, open_lock_file, peek, printable, user_name
 from labctl.model import Target
 
@@ -69,6 +70,7 @@ def hold(
 
     ``on_wait`` is told who holds it, once and whenever that changes. Raises TargetBusy with who, since when and why.
     """
+    standing.check_free(lab_root, target.name)
     instances = target.config.instances
     with open_lock_file(_file_name(target.name, lab_root), deadline) as file:
         slot = _wait_for_slot(file, target.name, instances, deadline, on_wait)

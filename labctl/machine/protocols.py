@@ -7,7 +7,7 @@ A driver is a frozen-looking dataclass: its fields are its options; a field type
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -48,6 +48,45 @@ class BootDevice(Protocol):
 
     def boot_next(self, device: Literal["network", "disk"], deadline: Deadline) -> None:
         """For the next boot only; returns when it has been read back. ManagementError if it is refused, or reads otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a sensor says: ``unit`` is degC, V, A, W or rpm."""
+
+    name: str
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthEvent:
+    """An entry of the machine's own event log; ``at`` in seconds since the Unix epoch by the machine's clock, 0 where it says none."""
+
+    number: int
+    at: float
+    text: str
+
+
+@runtime_checkable
+class Health(Protocol):
+    """What a management interface knows of its machine: a Power driver has it where there is one that does (`isinstance` tells)."""
+
+    def readings(self, deadline: Deadline) -> tuple[Reading, ...]:
+        """Of every sensor that has a value now. A BMC takes seconds for all. ManagementError."""
+
+    def sample(self, deadline: Deadline) -> Mapping[str, float]:
+        """``machine_degc``, the sensor that was hottest at the first call, and ``machine_watts``: quick from the second call on, for
+        beside a measurement. ManagementError."""
+
+    def latest_event(self, deadline: Deadline) -> int:
+        """Number of the event log's last entry, 0 if it is empty. ManagementError."""
+
+    def events(self, after: int, deadline: Deadline) -> tuple[HealthEvent, ...]:
+        """What was logged after that entry, oldest first. ManagementError."""
+
+    def inventory(self, deadline: Deadline) -> Mapping[str, str]:
+        """``manufacturer``, ``product``, ``serial``: those that it tells. ManagementError."""
 
 
 @runtime_checkable

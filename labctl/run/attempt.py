@@ -12,6 +12,7 @@ from labctl.deadline import Deadline
 from labctl.errors import BootFailed, InfraError, KernelCrash, LabctlError, TargetFailure, TargetHung
 from labctl.machine import budget, lease, registry
 from labctl.machine.boot import Boot
+from labctl.machine.protocols import Health, Power
 from labctl.machine.session import Session, Watcher
 from labctl.model import Cell, Outcome, TestResult
 from labctl.run.work import Work
@@ -21,6 +22,8 @@ from labctl.store.writer import AttemptWriter, RunWriter
 WAIT_DEADLINE = 3600.0
 """Seconds that a cell waits for its target and its share of the host: other runs may be at work."""
 
+HEALTH_DEADLINE = 10.0
+"""Seconds that a BMC may take for its sensors or its event log."""
 
 FAILED = (Outcome.FAIL, Outcome.ERROR, Outcome.INVALID)
 
@@ -65,6 +68,11 @@ class CellAttempt:
     waited: float = field(default=0.0, init=False)
     """Seconds spent waiting for the target and for room on the host."""
 
+    _health: object = field(default=None, init=False)
+    """The target's Power driver, which may be one that knows of its health."""
+    _logged: int | None = field(default=None, init=False)
+    """The last entry of the machine's event log when the attempt began."""
+
     def __post_init__(self) -> None:
         self._stack = ExitStack()
         self._machine_stack: ExitStack | None = None
@@ -107,8 +115,28 @@ class CellAttempt:
             watcher=Watcher(status=self.record.status, milestone=self.record.milestone, booted=self._booted, arrived=self.record.arrived),
         )
         stack.enter_context(session)
+        self._health = session.machine.roles.get(Power)
+        if isinstance(self._health, Health):
+            with suppress(InfraError):  # what its event log says is a help, never a reason to fail
+                self._logged = self._health.latest_event(Deadline.after(HEALTH_DEADLINE))
         self.held = True
         return session
+
+    def conditions(self) -> dict[str, float]:
+        """The machine's temperature and draw beside a measurement, where it has a BMC that tells."""
+        if not (self.exclusive and self.held and isinstance(self._health, Health)):
+            return {}
+        with suppress(InfraError):
+            return dict(self._health.sample(Deadline.after(HEALTH_DEADLINE)))
+        return {}
+
+    def _record_events(self) -> None:
+        """What the machine's own event log has gained in this attempt."""
+        if self._logged is None or not isinstance(self._health, Health):
+            return
+        with suppress(InfraError):
+            for event in self._health.events(self._logged, Deadline.after(HEALTH_DEADLINE)):
+                self.record.event("machine", number=event.number, at=event.at, text=event.text)
 
     def _waits(self, why: str) -> None:
         self.record.status("waiting", why=why)
@@ -131,6 +159,7 @@ class CellAttempt:
 
     def close(self) -> None:
         """Power off, give everything back, write the attempt's end."""
+        self._record_events()
         reproduce = ""
         if self.failures and self.held:
             with suppress(LabctlError):  # how to see it by hand is a help, never a reason to fail

@@ -612,7 +612,7 @@ def record(request: pytest.FixtureRequest, cell: Cell) -> Callable[..., None]:
                 all_params,
                 index,
                 time.time(),
-                host.conditions(),
+                host.conditions() | attempt.conditions(),
             )
         )
 

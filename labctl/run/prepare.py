@@ -15,7 +15,7 @@ from labctl import __version__, process
 from labctl.build.obtain import check, obtain, recipes
 from labctl.config import Lab
 from labctl.errors import ConfigError, Problem
-from labctl.machine import budget, registry
+from labctl.machine import budget, registry, standing
 from labctl.model import Build, Cell, Channel, LeftOut, MatrixConfig, Target
 from labctl.run.matrix import expand
 from labctl.store import host
@@ -106,9 +106,14 @@ def plan(lab: Lab, request: Request) -> Planned:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
+    out = {n: why for n in used if (why := standing.why_left_out(lab.root, n))}
+    cells = [cell for cell in expanded.cells if cell.target not in out]
+    left_out = [*expanded.left_out, *(LeftOut(c, out[c.target]) for c in expanded.cells if c.target in out)]
+    if not cells:
+        raise ConfigError([Problem(f"targets/{n}.toml", "", why, "a target that is free and healthy") for n, why in sorted(out.items())])
     too_large = {n: why for n in used if (why := budget.fits(targets[n].config.cpus, targets[n].config.memory))}
-    cells = [cell for cell in expanded.cells if cell.target not in too_large]
-    left_out = [*expanded.left_out, *(LeftOut(c, too_large[c.target]) for c in expanded.cells if c.target in too_large)]
+    left_out += [LeftOut(c, too_large[c.target]) for c in cells if c.target in too_large]
+    cells = [cell for cell in cells if cell.target not in too_large]
     if not cells:
         raise ConfigError([Problem(f"targets/{n}.toml", "memory", why, "a target that this host can hold") for n, why in too_large.items()])
     history = expected_durations(request.results or lab.results)

@@ -48,8 +48,12 @@ set_working_mc 0x20
 _COMMANDS = """mc_setbmc 0x20
 mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr
 sel_enable 0x20 {sel} 0x0a
+{sensors}
+mc_add_fru_data 0x20 0 {fru_size} data {fru}
 mc_enable 0x20
 """
+_SENSORS = {"CPU Temp": (1, 0x01, 1, 45), "Inlet Temp": (2, 0x01, 1, 24), "Power": (3, 0x0B, 6, 180)}
+"""Name → number, sensor type (IPMI 2.0, table 42-3), unit (table 43-15: degrees Celsius, watts), reading."""
 _APP = 0x06
 _ACTIVATE_SOL = bytes([0x48, 1, 1, 0xC0, 0, 0, 0])
 """Activate Payload: SOL, first instance, encrypted and authenticated. IPMI 2.0, 24.1."""
@@ -61,6 +65,8 @@ def start_simulator(settings: Settings, files: Files, keeper_socket: Path) -> Ch
     """Dies with the calling thread. InfraError with its own words if it does not come up."""
     state = files.folder / "bmc"
     (state / "ipmi_sim" / settings.name).mkdir(parents=True, exist_ok=True)
+    for kept in (state / "ipmi_sim" / settings.name).glob("sdr.*"):
+        kept.unlink()  # it would add the same sensors again
     program = shlex.join([sys.executable, "-I", "-S", chassis.__file__, str(keeper_socket)])
     if '"' in program or "\n" in program:
         raise InfraError(f"the BMC's simulator can't be given a path with a quote in it: {program}")
@@ -82,7 +88,9 @@ def start_simulator(settings: Settings, files: Files, keeper_socket: Path) -> Ch
         )
     )
     commands = files.folder / "bmc.emu"
-    commands.write_text(_COMMANDS.format(sel=SEL_ENTRIES))
+    fru = _fru(settings.name)
+    sensors = "\n".join(_sensor(name, *values) for name, values in _SENSORS.items())
+    commands.write_text(_COMMANDS.format(sel=SEL_ENTRIES, sensors=sensors, fru_size=len(fru), fru=_hex(fru)))
     log = files.folder / "ipmi_sim.log"
     with log.open("wb") as words:
         child = start(["ipmi_sim", "-n", "-c", str(lan), "-f", str(commands), "-s", str(state)], stdout=words, stderr=words)
@@ -94,6 +102,65 @@ def start_simulator(settings: Settings, files: Files, keeper_socket: Path) -> Ch
             raise InfraError(f"the BMC's simulator did not start: {last[-1] if last else 'it says nothing'}")
         child.wait(Deadline.after(0.02))
     return child
+
+
+def _hex(data: bytes) -> str:
+    return " ".join(f"{byte:#04x}" for byte in data)
+
+
+def _sensor(name: str, number: int, kind: int, unit: int, reading: int) -> str:
+    """A threshold sensor and its record: IPMI 2.0, table 43-1 (full sensor record)."""
+    what = [
+        0x20,
+        0,
+        number,
+        3,
+        1,
+        0x7F,
+        0x68,
+        kind,
+        1,
+        *([0] * 6),
+        0,
+        unit,
+        0,
+        0,
+        1,
+        *([0] * 5),
+        0,
+        *([0] * 3),
+        0xFF,
+        0,
+        *([0] * 6),
+        0,
+        0,
+        0,
+        0,
+        0,
+    ]
+    record = bytes([*what, 0xC0 | len(name)]) + name.encode()
+    head = bytes([0, 0, 0x51, 1, len(record)])
+    lines = [
+        f"main_sdr_add 0x20 {_hex(head + record)}",
+        f"sensor_add 0x20 0 {number} {kind:#x} 0x01",
+        f"sensor_set_value 0x20 0 {number} {reading} 0",
+    ]
+    return "\n".join(lines)
+
+
+def _fru(name: str) -> bytes:
+    """Who made it: a product area (IPMI Platform Management FRU Information Storage Definition 1.0, 8 and 12)."""
+    fields = b"".join(bytes([0xC0 | len(text)]) + text for text in (b"labctl", b"virtual server", b"1", b"1.0", name.encode()[:32]))
+    area = bytes([1, 0, 0]) + fields + b"\xc0\xc0\xc1"
+    area += b"\0" * (-(len(area) + 1) % 8)
+    area = area[:1] + bytes([(len(area) + 1) // 8]) + area[2:]
+    head = bytes([1, 0, 0, 0, 1, 0, 0])
+    return _summed(head) + _summed(area)
+
+
+def _summed(data: bytes) -> bytes:
+    """With a byte that makes the sum of all zero."""
+    return data + bytes([-sum(data) & 0xFF])
 
 
 def _answers(settings: Settings) -> bool:

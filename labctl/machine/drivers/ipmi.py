@@ -16,9 +16,10 @@ from pydantic import Field
 
 from labctl.deadline import Deadline
 from labctl.errors import ManagementError, PowerError
+from labctl.machine import ipmi_health
 from labctl.machine.ipmi import Address, Refused, session
 from labctl.machine.polling import until
-from labctl.machine.protocols import DriverContext
+from labctl.machine.protocols import DriverContext, HealthEvent, Reading
 from labctl.model import PowerState
 from labctl.secrets import Secret
 
@@ -42,6 +43,8 @@ class Ipmi:
     uefi: bool = False
 
     _off_since: float | None = field(default=None, init=False)
+    _sampled: dict[str, Any] | None = field(default=None, init=False)
+    """Sensors that are read beside a measurement."""
 
     stays_on = True
 
@@ -96,6 +99,31 @@ class Ipmi:
             raise ManagementError(
                 f"{self._address} was told to boot from {wanted.value} and reads back {found.value}", target=self.context.target.name
             )
+
+    # --- Health
+
+    def readings(self, deadline: Deadline) -> tuple[Reading, ...]:
+        with session(self._address, deadline) as bmc:
+            return tuple(reading for _, reading in ipmi_health.readings(bmc))
+
+    def sample(self, deadline: Deadline) -> Mapping[str, float]:
+        with session(self._address, deadline) as bmc:
+            if self._sampled is None:
+                self._sampled = ipmi_health.beside_a_measurement(bmc)
+            found = {name: ipmi_health.read_one(bmc, record) for name, record in self._sampled.items()}
+        return {name: reading.value for name, reading in found.items() if reading is not None}
+
+    def latest_event(self, deadline: Deadline) -> int:
+        with session(self._address, deadline) as bmc:
+            return ipmi_health.latest_event(bmc)
+
+    def events(self, after: int, deadline: Deadline) -> tuple[HealthEvent, ...]:
+        with session(self._address, deadline) as bmc:
+            return ipmi_health.events(bmc, after)
+
+    def inventory(self, deadline: Deadline) -> Mapping[str, str]:
+        with session(self._address, deadline) as bmc:
+            return ipmi_health.inventory(bmc)
 
     @contextmanager
     def _verb(self, verb: str, deadline: Deadline) -> Iterator[pyipmi.Ipmi]:
