@@ -206,6 +206,7 @@ def test_targets_check_finds_unknown_driver_and_option(labctl, lab: Path) -> Non
         "target": "a",
         "ok": False,
         "problems": [ran.err.splitlines()[0].removeprefix("labctl: ")],
+        "standing": "",
     }
 
 
