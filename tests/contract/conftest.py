@@ -125,7 +125,7 @@ RIGS: Mapping[str, Sequence[Rig]] = {
     "manual": (_server("person", _by_hand, beside=person),),
     "netboot": (_server("network", _by_network),),
     "sol": (_server("bmc", _by_sol, flood=50_000),),
-    "serial": (_server("tcp", _by_serial),),
+    "serial": (_server("tcp", _by_serial, flood=50_000),),
     "disk": (),  # each put is a boot of the installer: tests/qemu/test_disk.py asks the same of it, in two
 }
 
