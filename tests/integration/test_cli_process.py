@@ -18,7 +18,9 @@ from labctl.machine.accel import probe_command, probe_rom
 
 LABCTL = Path(sys.executable).with_name("labctl")
 
-NEEDS_A_MACHINE = re.compile(r"labctl (run matrix(?!.*--dry-run)|build\b|builds|console|power|virtual-server (?!list)|runs show|report|watch|profile|boot-server)")
+NEEDS_A_MACHINE = re.compile(
+    r"labctl (run matrix(?!.*--dry-run)|build\b|builds|console|power|virtual-server (?!list)|runs show|report|watch|profile|boot-server)"
+)
 """Examples that boot, download, or read a run; the tests of those parts run what they do."""
 
 

@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -68,10 +69,8 @@ class _Opened:
     def close(self) -> None:
         import serial
 
-        try:
+        with suppress(serial.SerialException, OSError):  # it may be gone already
             self._port.close()
-        except (serial.SerialException, OSError):
-            pass  # it is gone already
 
 
 @dataclass
@@ -105,7 +104,8 @@ class Serial:
         try:
             import serial
         except ImportError:
-            raise HostToolMissing("serial ports need the Python package pyserial", remedy="pip install 'labctl[hardware]'", target=name) from None
+            remedy = "pip install 'labctl[hardware]'"
+            raise HostToolMissing("serial ports need the Python package pyserial", remedy=remedy, target=name) from None
         local = self.port.startswith("/dev/")
         try:
             opened = serial.serial_for_url(
