@@ -75,7 +75,9 @@ class TerminalServer:
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            ["ser2net", "-n", "-u", "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ["setpriv", "--pdeathsig", "KILL", "ser2net", "-n", "-u", "-c", str(self._config)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         end = time.monotonic() + 20
         while not self._listens() and time.monotonic() < end:

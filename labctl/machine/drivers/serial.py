@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 16
 _PIECE = 4096
+_RFC2217_LOOK_S = 0.2
 _BITS = r"^[5-8][NEO][12]$"
 _PATTERN = r"^(/dev/\S+|(rfc2217|socket)://[^\s/]+:[0-9]{1,5})$"
 
@@ -48,9 +49,7 @@ class _Opened:
         try:
             if self._descriptor is not None:
                 return bytes(self._port.read(_CHUNK)) if select.select([self._descriptor], [], [], seconds)[0] else b""
-            self._port.timeout = seconds
-            first = bytes(self._port.read(1))
-            self._port.timeout = 0
+            first = bytes(self._port.read(1))  # waits as long as was said when it was opened: to say otherwise is to set the port anew
             return first + bytes(self._port.read(self._port.in_waiting)) if first else b""
         except (serial.SerialException, OSError, TypeError) as error:  # TypeError: the library's, where a port was closed meanwhile
             raise Broken(f"{self._name}: {_plain(error)}") from None
@@ -117,7 +116,7 @@ class Serial:
                 stopbits=int(self.bits[2]),
                 rtscts=self.flow == "rtscts",
                 xonxoff=self.flow == "xonxoff",
-                timeout=0,
+                timeout=_RFC2217_LOOK_S if self.port.startswith("rfc2217:") else 0,
                 **({"exclusive": True} if local else {}),
             )
         except (serial.SerialException, OSError, ValueError) as error:
