@@ -23,7 +23,7 @@ from labctl.machine.session import Session
 from labctl.machine.transcript import Transcript
 from labctl.model import Build, Target, TargetConfig
 from labctl.virtualserver.client import VirtualServer
-from tests import outlet
+from tests import outlet, ssh_guest
 from tests.leftovers import machine_name, our_machines
 from tests.person import person
 from tests.virtual_servers import virtual_server
@@ -49,6 +49,10 @@ class Rig:
     """Lines of eight bytes: by default 1.6 MB, more than the transcript keeps in memory, 5 s of an emulated serial port."""
     resets: bool = True
     """Has a warm reset."""
+    ssh: bool = False
+    """Its build is one with an SSH server, which the machine is told by `tests.ssh_guest`."""
+    build: Build | None = None
+    """Another than the usual one."""
     target_name: str = ""
     serial_port: int = 0
 
@@ -126,6 +130,7 @@ RIGS: Mapping[str, Sequence[Rig]] = {
     "netboot": (_server("network", _by_network),),
     "sol": (_server("bmc", _by_sol, flood=50_000),),
     "serial": (_server("tcp", _by_serial, flood=50_000),),
+    "ssh": (Rig("guest", {}, b"SeaBIOS (version", our_machines, ssh=True),),
     "disk": (),  # each put is a boot of the installer: tests/qemu/test_disk.py asks the same of it, in two
 }
 
@@ -146,6 +151,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     found: Rig | None = request.param
     assert found is not None, f"give the driver {request.node.name} a rig in tests/contract/conftest.py"
+    if found.ssh:
+        guest = ssh_guest.make(tmp_path_factory.mktemp("ssh"))
+        account = {"host": "127.0.0.1", "port": guest.port, "key": str(guest.key), "host_key": "any"}
+        yield replace(found, drivers={"qemu": {"disk_bus": "none", "extra": guest.extra}, "ssh": account}, build=guest.build)
+        return
     if found.server is None:
         yield found
         return
@@ -208,7 +218,8 @@ def bench(rig: Rig, debian: Build, tmp_path: Path, request: pytest.FixtureReques
 @pytest.fixture(scope="module")
 def session(rig: Rig, debian: Build, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     """A booted machine, shared by the tests of a module."""
-    with Session(rig.target(), replace(debian, append=f"{debian.append} quiet"), tmp_path_factory.mktemp("machine")) as held:
+    build = rig.build or debian
+    with Session(rig.target(), replace(build, append=f"{build.append} quiet"), tmp_path_factory.mktemp("machine")) as held:
         yield held
 
 

@@ -1,0 +1,248 @@
+"""Shell over SSH, by Fabric: exact exit status and output, on a channel that no kernel message shares.
+
+A machine that has just booted refuses connections for a while, so opening tries again until its deadline; what will not change by waiting
+(a key that is refused, a host that is not the one it was) is told at once.
+
+Whose host key is believed, ``host_key``: ``pinned`` (the first one that the target shows is kept in the lab, and any other is refused:
+right for a system that stays), ``any`` (none is compared: right where each boot makes a new one, on a network of the lab's own), or the
+key itself, ``"ssh-ed25519 AAAA…"``.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from labctl.config import Lab
+from labctl.deadline import Deadline
+from labctl.errors import ConfigError, ConsoleLost, HostToolMissing, InfraError, LabctlError, Problem, TargetHung
+from labctl.machine.boot import explain
+from labctl.machine.protocols import CommandResult, DriverContext
+from labctl.machine.transcript import Pattern, Transcript
+from labctl.parsers.crash import PATTERNS as CRASHES
+from labctl.parsers.crash import find_crash
+from labctl.secrets import Secret, reveal
+
+if TYPE_CHECKING:
+    import fabric
+    import paramiko
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
+_CONNECT = 10.0
+"""Seconds for one try."""
+_CHUNK = 1 << 16
+_LOOK_S = 0.2
+_RUN = 'c=$(cat); sh -c "$c" </dev/null; exit $?'
+"""One shell for each command, whatever the login shell is; nothing to read, as on every other Shell; a signal's status as shells say it."""
+_HOST_KEY = r"^(pinned|any|(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/=]+)$"
+
+
+@dataclass
+class Ssh:
+    """Options: ``host``, ``port``, ``user``, ``key`` (a file with a private key) or ``password`` (a reference: ``env:``, ``file:``,
+    ``keyring:`` or ``vault:``; with neither, the user's own agent and keys are tried), ``host_key`` (see the module)."""
+
+    transcript: Transcript
+    context: DriverContext
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    user: str = "root"
+    key: str = ""
+    password: Secret | None = None
+    host_key: Annotated[str, Field(pattern=_HOST_KEY)] = "pinned"
+
+    _connection: Any = field(default=None, init=False)
+
+    def open(self, deadline: Deadline) -> None:
+        if self._connection is not None and self._connection.is_connected:
+            return
+        pause, last = _FIRST_PAUSE, ""
+        while True:
+            try:
+                self._connection = self._connect(deadline)
+                return
+            except (OSError, EOFError) as error:  # refused, reset, no route, no banner: it is still booting
+                last = str(error) or type(error).__name__
+            if deadline.expired:
+                hung = TargetHung(f"no SSH on {self._where} within {deadline.seconds:g} s: {last}", target=self.context.target.name)
+                raise explain(self.transcript, 0, hung)
+            time.sleep(min(pause, deadline.left))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def run(self, command: str, deadline: Deadline) -> CommandResult:
+        self.open(deadline)
+        assert self._connection is not None  # noqa: S101  # for the type checker
+        import paramiko
+
+        began, said = time.monotonic(), self.transcript.size
+        output = bytearray()
+        try:
+            with self._connection.transport.open_session(timeout=max(0.1, deadline.left)) as channel:
+                channel.set_combine_stderr(True)
+                # The command is no part of what is asked for: servers bound the length of that.
+                channel.exec_command(_RUN)
+                channel.settimeout(max(0.1, deadline.left))
+                channel.sendall(command.encode())
+                channel.shutdown_write()
+                channel.settimeout(_LOOK_S)
+                self._collect(channel, output, command, deadline, said)
+                status = channel.recv_exit_status()
+                if status < 0:
+                    raise EOFError("the connection ended without a status")
+                return CommandResult(command, status, output.decode(errors="replace"), time.monotonic() - began)
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            self.close()
+            lost = ConsoleLost(f"SSH to {self._where} broke in the middle of {command[:200]!r}: {error}", target=self.context.target.name)
+            raise explain(self.transcript, said, lost) from None
+
+    def _collect(self, channel: paramiko.Channel, output: bytearray, command: str, deadline: Deadline, said: int) -> None:
+        """All of its output, until it has ended. KernelCrash as soon as the console says that there is one."""
+        looked = time.monotonic()
+        with self.transcript.watch([Pattern(regex, literal) for regex, literal in CRASHES], said) as crashes:
+            while True:
+                try:
+                    data = channel.recv(_CHUNK)
+                except TimeoutError:
+                    # What a command leaves running may keep its output open: it has ended all the same.
+                    if channel.exit_status_ready() and not channel.recv_ready():
+                        return
+                else:
+                    if not data:
+                        break
+                    output += data
+                if deadline.expired:
+                    raise self._hung(f"no answer within {deadline.seconds:g} s to the command", command, said)
+                if time.monotonic() - looked >= _LOOK_S:
+                    looked = time.monotonic()
+                    if any(self._is_fatal(match.end) for match in crashes.pending()):
+                        raise self._hung("the kernel crashed in the middle of", command, said)
+        while not channel.exit_status_ready():
+            if deadline.expired or not channel.get_transport().is_active():
+                raise EOFError("the connection is gone")
+            time.sleep(0.01)
+
+    def _is_fatal(self, end: int) -> bool:
+        crash = find_crash(self.transcript.read(max(0, end - (1 << 16)), end + (1 << 10)))
+        return crash is not None and crash.fatal
+
+    def _hung(self, what: str, command: str, said: int) -> LabctlError:
+        self.close()
+        return explain(self.transcript, said, TargetHung(f"{what} {command[:200]!r}", target=self.context.target.name))
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(OSError, EOFError):
+                connection.close()
+
+    # --- files, for whoever deploys over it
+
+    def put(self, local: Path, remote: str) -> None:
+        """Copy a file there, by SFTP. InfraError if it is not taken."""
+        assert self._connection is not None  # noqa: S101  # opened before
+        try:
+            self._connection.put(str(local), remote)
+        except (OSError, EOFError) as error:
+            raise InfraError(f"{self._where} does not take {local}: {error}", target=self.context.target.name) from None
+
+    def get(self, remote: str, local: Path) -> None:
+        """Copy a file from there, by SFTP. InfraError if it is not given."""
+        assert self._connection is not None  # noqa: S101  # opened before
+        try:
+            self._connection.get(remote, str(local))
+        except (OSError, EOFError) as error:
+            raise InfraError(f"{self._where} does not give {remote}: {error}", target=self.context.target.name) from None
+
+    # --- the connection
+
+    @property
+    def _where(self) -> str:
+        return f"{self.user}@{self.host}:{self.port}"
+
+    def _connect(self, deadline: Deadline) -> fabric.Connection:
+        try:
+            import fabric
+            import paramiko
+        except ImportError:
+            remedy = "pip install 'labctl[hardware]'"
+            raise HostToolMissing("SSH needs the Python package fabric", remedy=remedy, target=self.context.target.name) from None
+        connection = fabric.Connection(
+            self.host,
+            self.user,
+            self.port,
+            config=fabric.Config(overrides={"load_ssh_configs": False}, lazy=True),
+            connect_timeout=max(0.1, min(_CONNECT, deadline.left)),
+            connect_kwargs=self._credentials(),
+        )
+        connection.client.set_missing_host_key_policy(_policy(self, paramiko))
+        try:
+            connection.open()
+        except _NotThisHost as error:
+            connection.close()
+            raise self._wrong("host_key", str(error), "the key of the machine, or `any` where each boot makes a new one") from None
+        except paramiko.AuthenticationException:
+            connection.close()
+            what = f"the key {self.key}" if self.key else f"the password of {self.password}" if self.password else "the keys of your agent"
+            raise self._wrong("key" if self.key else "password", f"{self._where} refuses {what}", "what the machine was given") from None
+        except paramiko.SSHException as error:
+            connection.close()
+            raise OSError(str(error)) from None
+        connection.transport.set_keepalive(5)
+        return connection
+
+    def _credentials(self) -> dict[str, Any]:
+        more: dict[str, Any] = {"banner_timeout": _CONNECT, "auth_timeout": _CONNECT}
+        if self.key:
+            file = Path(self.key).expanduser()
+            if not file.is_file():
+                raise self._wrong("key", f"{file} is no file", "a private key")
+            return {**more, "key_filename": str(file), "look_for_keys": False, "allow_agent": False}
+        if self.password:
+            return {**more, "password": reveal(self.password), "look_for_keys": False, "allow_agent": False}
+        return more
+
+    def _wrong(self, key: str, found: str, allowed: str) -> ConfigError:
+        error = ConfigError([Problem(f"targets/{self.context.target.name}.toml", f"drivers.ssh.{key}", found, allowed)])
+        error.target = self.context.target.name
+        return error
+
+    @property
+    def pins(self) -> Path:
+        """Where the first host key is kept."""
+        return Lab.find().root / ".labctl" / "host-keys" / f"{self.context.target.name}-{self.host}-{self.port}"
+
+
+class _NotThisHost(Exception):
+    pass
+
+
+def _policy(driver: Ssh, paramiko: Any) -> Any:
+    class Policy(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # imported only when it is needed
+        def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
+            shown = f"{key.get_name()} {base64.b64encode(key.asbytes()).decode()}"
+            known = driver.host_key
+            if known == "any":
+                return
+            if known == "pinned":
+                known = _pin(driver.pins, shown)
+            if shown != known:
+                raise _NotThisHost(f"{driver.host}:{driver.port} shows another host key than before: {shown[:60]}…")
+
+    return Policy()
+
+
+def _pin(file: Path, shown: str) -> str:
+    """The key that is known; the first one that is shown becomes it."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{shown}\n")
+    return file.read_text().strip()
+
+
+DRIVER = Ssh
