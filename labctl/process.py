@@ -13,7 +13,7 @@ import subprocess
 import sys
 import traceback
 import tty
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,3 +229,21 @@ def fork(work: Callable[[], None]) -> int:
         traceback.print_exc()
     finally:
         os._exit(1)
+
+
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def interrupt_once(*, always: Collection[signal.Signals] = ()) -> None:
+    """From now on the first SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt, and those after it are ignored: what follows the first is
+    the cleaning up, and an impatient second one would break it off. A signal that this process was started to ignore (nohup, a shell's
+    background job) stays ignored, unless it is in ``always``."""
+
+    def interrupt(*_: object) -> None:
+        for each in ENDING_SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for each in ENDING_SIGNALS:
+        if each in always or signal.getsignal(each) is not signal.SIG_IGN:
+            signal.signal(each, interrupt)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import signal
 import sys
 import traceback
 from typing import Any
@@ -93,7 +94,7 @@ def _version(asked: bool) -> None:
 def labctl(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and exit."),
 ) -> None:
-    """A lab in a box: boot kernels on machines, test and measure them, and say whether a build got better.
+    """A lab in a box: boot kernels on machines, test them, and measure them.
 
     \b
     $ labctl run matrix      # run the default matrix and write its report
@@ -123,6 +124,8 @@ def main() -> None:
 
 
 def _run() -> int:
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # see labctl.__main__
     try:
         get_command(app).main(prog_name="labctl")
     except SystemExit as ended:
@@ -130,6 +133,7 @@ def _run() -> int:
     except LabctlError as error:
         return _say(error)
     except KeyboardInterrupt:
+        print("labctl: interrupted", file=sys.stderr)
         return 130
     return 0
 

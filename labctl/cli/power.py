@@ -110,14 +110,20 @@ def status(target: TargetName, as_json: Json = False) -> None:
 
 
 def _verb(target: str, verb: str, as_json: bool) -> None:
-    from labctl.errors import ManagementError
-    from labctl.machine import keeper, registry
+    from labctl.errors import ManagementError, TargetBusy
+    from labctl.machine import keeper, lease, registry
 
     lab = this_lab()
     if registry.stays_on(lab.target(target)):
         _say(target, _switch(lab.target(target), verb), as_json)
         return
-    answer = keeper.ask(target, lab.root, verb) or {"state": "off"}
+    answer = keeper.ask(target, lab.root, verb)
+    if answer is None and (holders := lease.holders(lab.target(target), lab.root)):
+        # Somebody's machine, which only they can reach: a run's, for example.
+        if verb != "status":
+            raise TargetBusy(f"{holders[0].why} holds it, and its machine", target=target, remedy=f"end pid {holders[0].pid}")
+        answer = {"state": "unknown"}
+    answer = answer or {"state": "off"}
     if answer["state"] == "off" and verb not in ("off", "status"):
         raise ManagementError("it is off", target=target, remedy=f"labctl power on {target}")
     _say(target, answer, as_json)
@@ -164,6 +170,7 @@ def _say(target: str, answer: dict[str, Any], as_json: bool) -> None:
         print_json(target=target, **answer, holders=holders)
         return
     build = f", running {answer['build']}" if answer.get("build") and answer["state"] == "on" else ""
-    print(f"{target}: {answer['state']}{build}")
+    state = "only its holder knows whether it is on" if answer["state"] == "unknown" and holders else answer["state"]
+    print(f"{target}: {state}{build}")
     for holder in holders:
         print(f"  held by {holder['user']} (pid {holder['pid']}): {holder['why']}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -104,6 +103,7 @@ def _show_plan(planned: Planned, as_json: bool) -> None:
 
 def _run(planned: Planned, workers: int | None, as_json: bool) -> int:
     from labctl.machine import budget
+    from labctl.process import interrupt_once
     from labctl.run.plugin import execute
     from labctl.run.prepare import prepare
     from labctl.run.workers import ForkedWorkers
@@ -120,8 +120,8 @@ def _run(planned: Planned, workers: int | None, as_json: bool) -> int:
 
             shown.enter_context(Progress(prepared, count, meanwhile=_warm_up))
 
-        # A supervisor's SIGTERM ends a run as Ctrl-C does: machines off, what was measured kept.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # A supervisor's SIGTERM and a terminal that goes away end a run as Ctrl-C does: machines off, what was measured kept.
+        interrupt_once()
         controller = execute(prepared, count, suites, forked, meanwhile)
     if controller.collection_errors:
         raise ConfigError("a suite cannot be read:\n" + "\n".join(dict.fromkeys(controller.collection_errors)))

@@ -85,7 +85,7 @@ def _run(arguments: list[str], watcher: Watcher) -> tuple[RunResult | None, tupl
     from labctl.deadline import Deadline
     from labctl.store.reader import read_run
 
-    labctl = [sys.executable, "-c", "from labctl.cli.main import main; main()"]
+    labctl = [sys.executable, "-m", "labctl"]
     with tempfile.TemporaryFile() as out, process.start([*labctl, *arguments], stdout=out, stderr=2) as child:
         try:
             changed = watcher.wait(lambda pause: child.wait(Deadline.after(pause)) is not None)

@@ -323,6 +323,6 @@ class Session:
             deploy.release()
 
     def _discard_disks(self) -> None:
-        for disk in self.workdir.glob("*.qcow2"):
+        for disk in (*self.workdir.glob("*.qcow2"), *self.workdir.glob("*.raw")):
             with suppress(OSError):
                 disk.unlink()

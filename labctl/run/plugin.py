@@ -120,6 +120,8 @@ def _prepare(config: pytest.Config) -> Prepared:
     }
     if not suites:
         raise ConfigError(f"no suite of this lab in {' '.join(config.args)}")
+    if options.matrix and len(suites) == len(lab.suites):
+        suites = set()  # `pytest suites --matrix NAME`: those that the matrix names
     request = Request(
         options.matrix,
         tuple(options.build),
@@ -212,6 +214,9 @@ class _Given:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self) -> None:
         self.meanwhile()
+
+    def pytest_keyboard_interrupt(self) -> None:
+        self.forked.interrupt()
 
     def pytest_xdist_setupnodes(self, config: pytest.Config) -> None:
         config.pluginmanager.getplugin("dsession").nodemanager.group = self.forked

@@ -106,6 +106,8 @@ class Progress:
                 if not active.held and event.get("state") == "deploying":
                     active.held, active.since = True, time.monotonic()  # what went before was waiting for others
                 active.state = f"{event.get('state', '')}: {visible(str(why))}" if why else str(event.get("state", ""))
+                if why and self._live is None:
+                    self.console.print(Text(f"{cell} {visible(str(why))}", style="dim"), soft_wrap=True)
                 active.milestone = "" if active.state == "booting" else active.milestone
             case "milestone" if active := self._active.get(cell):
                 active.milestone = str(event.get("name", ""))

@@ -15,7 +15,7 @@ from typing import Any
 import execnet
 from execnet.gateway_base import Popen2IO, get_execmodel, serve
 
-from labctl.process import fork
+from labctl.process import fork, interrupt_once
 
 MODEL = "main_thread_only"
 
@@ -46,6 +46,14 @@ class ForkedWorkers(execnet.Group):
         self._register(gateway)
         return gateway
 
+    def interrupt(self) -> None:
+        """SIGINT to every worker: Ctrl-C reaches them by itself, a signal to the run's process alone does not."""
+        for gateway in self:
+            pid = getattr(gateway._io, "pid", None) or getattr(getattr(gateway._io, "popen", None), "pid", None)
+            if pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGINT)
+
 
 class _ForkIO(Popen2IO):
     """This process' side of the two pipes to a fork, as `execnet.gateway_io.Popen2IOMaster` is for a program."""
@@ -75,6 +83,8 @@ def _fork(others: list[int]) -> _ForkIO:
     def serve_it() -> None:
         for fd in (write, read, *others):
             os.close(fd)  # an end of a pipe that is kept open here would hide its end from the fork on the other side
+        # Also where the run itself ignores it: a worker is told so by the run, which ends it.
+        interrupt_once(always=(signal.SIGINT, signal.SIGTERM))
         io: Any = Popen2IO(os.fdopen(theirs_out, "wb"), os.fdopen(theirs_in, "rb"), get_execmodel(MODEL))
         serve(io, id=f"fork-{os.getpid()}-worker")
 

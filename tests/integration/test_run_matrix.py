@@ -197,6 +197,17 @@ def test_verbs_over_a_stored_run(made: tuple[TemporaryLab, Ran]) -> None:
     assert page.is_file()
 
 
+def test_pytest_over_all_suites_runs_those_that_the_matrix_names(made: tuple[TemporaryLab, Ran]) -> None:
+    lab, _ = made
+    lab.suite("unnamed", "def test_never(cell):\n    raise AssertionError\n")
+    (lab.root / "matrix/narrow.toml").write_text('schema = 1\nbuilds = ["*"]\ntargets = ["*"]\nsuites = ["[!u]*"]\n')
+    command = [sys.executable, "-m", "pytest", "suites", "--matrix", "narrow", "--collect-only", "-q"]
+    done = subprocess.run(command, cwd=lab.root, env=lab.environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_" in done.stdout
+    assert "unnamed" not in done.stdout
+
+
 def test_a_build_that_comes_up_on_one_cpu_only_is_not_counted_on_more() -> None:
     planned = plan(Lab.find(ROOT), Request("default", channels=(Channel.ICOUNT,)))
     assert {cell.target for cell in planned.cells} == {"qemu-1c-512m"}

@@ -413,6 +413,20 @@ def check_what_is_left(lab: TemporaryLab) -> None:
     assert time.monotonic() - began < 30
 
 
+def test_a_machine_of_a_run_is_not_said_to_be_off(under_way: tuple[TemporaryLab, subprocess.Popen[str]]) -> None:
+    lab, process = under_way
+    with lab.start("power", "status", lab.target, "--json") as asking:
+        status = json.loads(asking.communicate(timeout=30)[0])
+    assert status["state"] == "unknown"
+    assert status["holders"][0]["why"].startswith("run ")
+    with lab.start("power", "off", lab.target) as switching:
+        _, err = switching.communicate(timeout=30)
+    assert switching.returncode == 3
+    assert "holds it" in err
+    assert process.poll() is None
+    assert our_machines(lab.target)
+
+
 def test_kill_9_of_the_whole_run(under_way: tuple[TemporaryLab, subprocess.Popen[str]]) -> None:
     lab, process = under_way
     process.send_signal(signal.SIGKILL)
@@ -422,13 +436,19 @@ def test_kill_9_of_the_whole_run(under_way: tuple[TemporaryLab, subprocess.Popen
     check_what_is_left(lab)
 
 
-@pytest.mark.parametrize(("what", "whom"), [(signal.SIGINT, "group"), (signal.SIGINT, "run"), (signal.SIGTERM, "run")])
+INTERRUPTS = [(signal.SIGINT, "group"), (signal.SIGINT, "run"), (signal.SIGTERM, "run"), (signal.SIGHUP, "group"), (signal.SIGINT, "twice")]
+
+
+@pytest.mark.parametrize(("what", "whom"), INTERRUPTS)
 def test_an_interrupt(under_way: tuple[TemporaryLab, subprocess.Popen[str]], what: signal.Signals, whom: str) -> None:
-    """Ctrl-C reaches the whole group of processes; a supervisor's signal only the run itself."""
+    """Ctrl-C and a terminal that goes away reach the whole group of processes; a supervisor's signal only the run itself."""
     lab, process = under_way
     began = time.monotonic()
-    if whom == "group":
+    if whom in ("group", "twice"):
         os.killpg(process.pid, what)
+        if whom == "twice":  # an impatient one, while everything is being switched off
+            time.sleep(0.05)
+            os.killpg(process.pid, what)
     else:
         process.send_signal(what)
     out, err = process.communicate(timeout=20)
