@@ -122,10 +122,8 @@ class Ssh:
                     looked = time.monotonic()
                     if any(self._is_fatal(match.end) for match in crashes.pending()):
                         raise self._hung("the kernel crashed in the middle of", command, said)
-        while not channel.exit_status_ready():
-            if deadline.expired or not channel.get_transport().is_active():
-                raise EOFError("the connection is gone")
-            time.sleep(0.01)
+        if not channel.status_event.wait(deadline.left):
+            raise EOFError("its output ended, and no status came")
 
     def _is_fatal(self, end: int) -> bool:
         crash = find_crash(self.transcript.read(max(0, end - (1 << 16)), end + (1 << 10)))
