@@ -1,7 +1,7 @@
 """labctl as a pytest plugin: cells as parameters, states of a machine as fixtures, outcomes by whose fault it is.
 
 ``pytest suites/boot --build debian-cloud --target qemu-1c-512m`` is a one-cell run and needs nothing else; with ``-n N`` the same cells
-run on xdist workers. Fixtures: `cell`, `build`, `target` (held, off) → `booted` → `shell`; `console`; `record`.
+run on xdist workers. Fixtures: `cell`, `build`, `target` (held, off) → `booted` → `shell`; `console`; `record`, `record_boot`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from labctl.errors import ConfigError, InfraError, LabctlError, MeasurementInval
 from labctl.machine import budget, registry
 from labctl.machine.boot import Boot
 from labctl.machine.expect import ConsoleExpect
-from labctl.machine.protocols import CommandResult
+from labctl.machine.protocols import CommandResult, Shell
 from labctl.machine.session import COMMAND_DEADLINE, Session
 from labctl.model import Build, Cell, Channel, Metric, Outcome, RunResult, Sample, TestResult, parse_size
 from labctl.run.attempt import CellAttempt
+from labctl.run.boot_figures import record_figures
 from labctl.run.scheduler import IDLE, CellScheduling
 from labctl.run.work import Work
 from labctl.store import host
@@ -510,7 +511,7 @@ def unmet(wanted: Mapping[str, Any], config: Any, build: Build) -> str:
     return ""
 
 
-FIXTURES = ("cell", "build", "target", "booted", "shell", "console", "record")
+FIXTURES = ("cell", "build", "target", "booted", "shell", "console", "record", "record_boot", "selftests")
 
 
 # --- fixtures ---------------------------------------------------------------------------------------------------------
@@ -558,8 +559,11 @@ class Commands:
 
 
 @pytest.fixture
-def shell(target: Session, booted: Boot) -> Commands:
-    """Commands in the booted machine."""
+def shell(target: Session) -> Commands:
+    """Commands in the booted machine. A target without a driver for them skips what asks for it."""
+    if Shell not in target.machine.roles:
+        pytest.skip("needs a shell: no driver of the target gives one")
+    target.booted()
     return Commands(target)
 
 
@@ -622,3 +626,9 @@ def record(request: pytest.FixtureRequest, cell: Cell) -> Callable[..., None]:
         )
 
     return take
+
+
+@pytest.fixture
+def record_boot(record: Callable[..., None]) -> Callable[[Boot], None]:
+    """``record_boot(booted)``: what a boot measures, to each of its milestones: seconds, and where instructions are counted those."""
+    return lambda boot: record_figures(boot, record)

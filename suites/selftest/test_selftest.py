@@ -2,10 +2,7 @@
 
 import pytest
 
-from labctl.model import Direction, Metric, Outcome
-
-BOOT = Metric("boot.ready", "s", Direction.LOWER, "from power-on to ready")
-MILESTONE = Metric("boot.milestone", "s", Direction.LOWER, "from power-on to a milestone")
+from labctl.model import Outcome
 
 
 @pytest.fixture
@@ -15,11 +12,9 @@ def boot(target, build):
     return target.boots[-1] if target.boots else target.boot(append="" if asked else "test=all")
 
 
-def test_reaches_ready(boot, record):
+def test_reaches_ready(boot, record_boot):
     """The kernel says that it is ready, within the target's deadline."""
-    record(BOOT, boot.milestones["ready"])
-    for name, seconds in boot.milestones.items():
-        record(MILESTONE, seconds, milestone=name)
+    record_boot(boot)
 
 
 def test_selftests(boot, selftests):
@@ -29,3 +24,9 @@ def test_selftests(boot, selftests):
     assert not failed, f"{len(failed)} of {len(report.results)} failed: {'; '.join(failed[:5])}"
     assert not report.problems, "; ".join(report.problems)
     assert report.results, "the kernel reported no test"
+
+
+@pytest.mark.requires(channel="icount")
+def test_a_second_boot_counts_the_same(boot, target, record_boot):
+    """Counted in two boots, so that it shows whether they repeat."""
+    record_boot(target.boot())

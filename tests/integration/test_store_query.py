@@ -15,6 +15,7 @@ import pytest
 
 from labctl.errors import ConfigError, StorageError
 from labctl.model import Cell, Channel, Direction, Outcome, Sample, TestResult
+from labctl.run.boot_figures import MILESTONE, READY
 from labctl.store.history import expected_durations
 from labctl.store.parquet import COLUMNS
 from labctl.store.query import samples_frame, sql
@@ -46,7 +47,7 @@ def make(
             for index in range(samples):
                 attempt.sample(
                     Sample(
-                        SUITE["BOOT"].name,
+                        READY.name,
                         3.0 + index / 10,
                         "s",
                         Direction.LOWER,
@@ -159,7 +160,7 @@ def test_the_examples_of_the_documentation_work_as_written(tmp_path: Path, monke
     make(tmp_path / "results")
     run = make(tmp_path / "results", finish=False)
     with run.attempt(CELLS[0], worker="gw0") as attempt:
-        at = Sample(SUITE["MILESTONE"].name, 0.5, "s", Direction.LOWER, Channel.WALL, "test_ready", {"milestone": "kernel_entry"})
+        at = Sample(MILESTONE.name, 0.5, "s", Direction.LOWER, Channel.WALL, "test_ready", {"milestone": "kernel_entry"})
         attempt.sample(at)
         attempt.test(TestResult("test_ready", Outcome.PASS, 1.0))
         attempt.finish(Outcome.PASS)

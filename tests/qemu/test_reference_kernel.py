@@ -37,7 +37,7 @@ class KernelLab:
         root.mkdir()
         (root / "lab.toml").write_text("schema = 1\n")
         ignored = shutil.ignore_patterns("__pycache__")
-        for part in ("kernel/quetzalcore", "suites/selftest"):
+        for part in ("kernel/quetzalcore", "suites/selftest", "suites/boot"):
             shutil.copytree(ROOT / part, root / part, ignore=ignored)
         (root / "targets").mkdir()
         self.target = f"pvh-{os.getpid()}-{root.parent.name}"[:60].lower()
@@ -52,6 +52,11 @@ class KernelLab:
         shutil.copyfile(ROOT / "kernel/quetzalcore/build.toml", recipe)
         recipe.write_text(recipe.read_text().replace("[milestones]", f'append = "{words}"\n[milestones]', 1))
 
+    def tests(self) -> dict[str, dict[str, Any]]:
+        """The tests of the last run's one attempt, by their names."""
+        shown = json.loads(self.labctl("runs", "show", "--json").stdout)["run"]
+        return {test["name"]: test for test in shown["cells"][0]["attempts"][0]["tests"]}
+
     @property
     def environment(self) -> dict[str, str]:
         own = {"LABCTL_LOCKS": str(self.root / "locks"), "LABCTL_CPUS": "4"}
@@ -62,9 +67,9 @@ class KernelLab:
             [LABCTL, *words], cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=400, check=False
         )
 
-    def cell(self) -> dict[str, Any]:
+    def cell(self, *words: str) -> dict[str, Any]:
         """The one cell of a run."""
-        done = self.labctl("run", "matrix", "quick", "--json")
+        done = self.labctl("run", "matrix", "quick", "--json", *words)
         assert done.stdout, done.stderr
         (cell,) = json.loads(done.stdout)["cells"]
         assert (done.returncode == 0) == (cell["outcome"] == "pass")
@@ -92,6 +97,27 @@ def test_each_self_test_is_a_test_of_the_run(lab: KernelLab) -> None:
     assert "less than 1 GiB" in tests["test_selftest.py::test_selftests::memory/gigabyte"]["reason"], "skipped with the kernel's reason"
     page = next(iter(lab.root.glob("results/*/report.html"))).read_text()
     assert "memory/pages" in page
+
+
+@pytest.mark.parametrize("suite", ["selftest", "boot"])
+def test_its_boot_is_counted_twice(lab: KernelLab, suite: str) -> None:
+    lab.append("test=boot")
+    cell = lab.cell("--suite", suite, "--channel", "icount")
+    assert cell["outcome"] == "pass", cell["reason"]
+    counted = {reading["params"]["milestone"]: reading for reading in cell["readings"] if reading["metric"] == "boot.instructions"}
+    assert list(counted) == ["kernel_entry", "init", "ready"]
+    assert {(reading["agreement"], reading["count"]) for reading in counted.values()} == {("exact", 2)}
+    assert f"{counted['ready']['value']:,} instr." in lab.labctl("runs", "show").stdout
+
+
+def test_what_needs_a_shell_is_skipped_where_there_is_none(lab: KernelLab) -> None:
+    cell = lab.cell("--suite", "boot")
+    assert cell["outcome"] == "pass", cell["reason"]
+    tests = lab.tests()
+    for name in ("version", "cpus", "memory", "clean_power_off"):
+        test = tests[f"test_boot.py::test_{name}"]
+        assert (test["outcome"], test["reason"]) == ("skip", "needs a shell: no driver of the target gives one")
+    assert tests["test_boot.py::test_five_power_cycles"]["outcome"] == "pass"
 
 
 def test_an_unknown_test_is_an_error_on_the_console_and_in_the_lab(lab: KernelLab) -> None:
