@@ -126,6 +126,8 @@ class BootExpectation(_File):
     """From power-on to ``ready``."""
     silence: Seconds = 45.0
     """No byte on the console for this long before ``ready`` means that the machine hangs."""
+    end: Seconds | None = None
+    """A kernel that has reported its own tests ends the machine within this time. Absent: it need not; what it says for 2 s is read."""
 
 
 class TargetConfig(_File):

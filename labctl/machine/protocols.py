@@ -43,6 +43,14 @@ class Power(Protocol):
 
 
 @runtime_checkable
+class Ends(Protocol):
+    """A machine whose guest can end it with a status: a Power driver has it where that is seen (`isinstance` tells)."""
+
+    def ended_badly(self) -> str:
+        """By what the guest said, in ending the machine, that it failed; empty while the machine is on, and if it did not."""
+
+
+@runtime_checkable
 class BootDevice(Protocol):
     """What a machine boots from next: a Power driver has it where its management interface can say so (`isinstance` tells)."""
 

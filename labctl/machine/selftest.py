@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from labctl.deadline import Deadline
 from labctl.errors import BootFailed, TargetHung
 from labctl.machine.boot import Boot, explain
+from labctl.machine.protocols import Ends
 from labctl.machine.session import POWER_DEADLINE, Session
 from labctl.machine.transcript import ConsoleEnded
+from labctl.model import Milestone, PowerState
 from labctl.parsers.ktap import Ktap, Report
 
 REPORT_DEADLINE = 600.0
 """Seconds from a boot to the end of its report."""
+END_GRACE = 2.0
+"""Seconds after a report in which what the machine does still counts, on a target that does not say that it ends."""
+_LOOK = 1.0
+"""Seconds of silence after which a machine whose console outlives it is asked whether it is on."""
 _READ = 1 << 20
+_BANNER_WIDTH = 200
 
 
 def read_report(session: Session, boot: Boot, deadline: Deadline | None = None) -> Report:
-    """Until the report on the console of ``boot`` is complete or the machine has ended.
+    """Until the report on the console of ``boot`` is complete and the machine has ended by itself, or is known not to do so.
+
+    How it ends belongs to what it reports: `Report.problems` names an end that says failure, a reset, one that does not come though the
+    target promises it (``boot.end``), and what the report itself should not have gone on to say.
 
     KernelCrash, TargetHung (silence, deadline); BootFailed if it ended without a report. What a machine reports before its power goes is
     a report, if a cut off one.
@@ -37,6 +49,7 @@ def read_report(session: Session, boot: Boot, deadline: Deadline | None = None) 
         data = transcript.read(cursor, cursor + _READ)
         reader.feed(data)
         cursor += len(data)
+    wrong = _watch_the_end(session, boot, reader, cursor) if reader.done else []
     session.check_crash()
     if not reader.begun:
         raise BootFailed(
@@ -45,7 +58,41 @@ def read_report(session: Session, boot: Boot, deadline: Deadline | None = None) 
             tail=transcript.tail(10, boot.since),
             remedy="the command line must ask for them; a kernel without any has no place in this suite",
         )
-    return reader.report()
+    report = reader.report()
+    return replace(report, problems=(*report.problems, *wrong))
+
+
+def _watch_the_end(session: Session, boot: Boot, reader: Ktap, cursor: int) -> list[str]:
+    """From the end of the report to that of the machine: what is wrong with it."""
+    transcript, power, promised = session.transcript, session.machine.power, session.config.boot.end
+    limit = Deadline.after(END_GRACE if promised is None else promised)
+    banners, searched = _banners(session, boot), boot.offsets.get(Milestone.READY, cursor)
+    while True:
+        if any(banner in transcript.read(searched, cursor) for banner in banners):
+            return ["the machine was reset after the report: it says its banner again"]
+        searched = max(searched, cursor - _BANNER_WIDTH)
+        try:
+            there = transcript.wait_beyond(cursor, limit.sooner(_LOOK))
+        except ConsoleEnded:
+            break
+        if there:
+            data = transcript.read(cursor, cursor + _READ)
+            reader.feed(data)
+            cursor += len(data)
+        elif power.state(Deadline.after(POWER_DEADLINE)) is PowerState.OFF:
+            break
+        if limit.expired:
+            return [] if promised is None else [f"the machine did not end within {promised:g} s of its report"]
+    power.state(Deadline.after(POWER_DEADLINE))  # raises where the lab is at fault
+    bad = power.ended_badly() if isinstance(power, Ends) else ""
+    return [f"all was reported, but {bad}"] if bad else []
+
+
+def _banners(session: Session, boot: Boot) -> list[bytes]:
+    """The lines of a boot that no boot says twice."""
+    starts = [boot.offsets[name] for name in (Milestone.FIRMWARE, Milestone.KERNEL_ENTRY) if name in boot.offsets]
+    lines = [session.transcript.read(at, at + _BANNER_WIDTH).partition(b"\n")[0].rstrip() for at in starts]
+    return [line for line in lines if line]
 
 
 def durations(session: Session, boot: Boot, report: Report) -> list[float]:

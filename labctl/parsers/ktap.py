@@ -20,6 +20,8 @@ LINE_WIDTH = 1024
 """Characters of a line that are looked at."""
 _LONGEST = 4 * LINE_WIDTH
 """Bytes of them."""
+_MOST_LATE = 5
+_NO_REASON = "nothing to test"
 DETAIL_LINES = 60
 DETAIL_WIDTH = 240
 
@@ -117,6 +119,8 @@ class Ktap:
         self._results = 0
         self._bail = ""
         self._restarted = False
+        self._late: list[str] = []
+        """What was said after the end, and should not have been."""
 
     @property
     def begun(self) -> bool:
@@ -139,16 +143,15 @@ class Ktap:
         *lines, rest = data.split(b"\n")
         for raw in lines:
             self._fed += len(raw) + 1
-            if not self.done:
-                self._line(self._rest + raw)
+            self._take(self._rest + raw)
             self._rest = b""
         self._fed += len(rest)
         self._rest = (self._rest + rest)[:_LONGEST]
 
     def report(self) -> Report:
         """What was reported so far."""
-        if self._rest and not self.done:
-            self._line(self._rest)
+        if self._rest:
+            self._take(self._rest)
             self._rest = b""
         complete = self.done
         if not self._groups:
@@ -163,6 +166,9 @@ class Ktap:
             problems.append(f"Bail out! {self._bail}".strip())
         if self._results >= MOST_RESULTS:
             problems.append(f"more than {MOST_RESULTS} results: the rest is not read")
+        if top.skipped == _NO_REASON and not top.found:
+            problems.append("the plan is of no test, and gives no reason")
+        problems += self._late
         found = top.found or ([Result(("all",), Outcome.SKIP, top.skipped)] if top.skipped else [])
         return Report(_unique(found), complete, tuple(dict.fromkeys(problems)), self._bail)
 
@@ -180,8 +186,27 @@ class Ktap:
 
     # --- one line
 
-    def _line(self, raw: bytes) -> None:
+    def _take(self, raw: bytes) -> None:
         text = visible(_STAMP.sub(b"", raw[:_LONGEST]).rstrip(b"\r\n")).replace("\t", "    ")[:LINE_WIDTH].rstrip()
+        if not self.done:
+            self._line(text)
+        elif not self._bail and self._results < MOST_RESULTS and len(self._late) < _MOST_LATE and (why := self._too_late(text)):
+            self._late.append(why)
+
+    def _too_late(self, text: str) -> str:
+        """Why a line has no place behind the last one that the plan promises; empty if it has."""
+        indent = self._groups[0].indent
+        if (version := _VERSION.match(text)) and len(version[1]) <= indent:
+            return "a second report begins after the end of the first"
+        if bail := _BAIL.match(text):
+            return f"after the last test: Bail out! {bail[1][:DETAIL_WIDTH]}".rstrip()
+        result = _RESULT.match(text.partition("#")[0].rstrip())
+        # With its number: words of others may begin with ok.
+        if result and result[3] and len(result[1]) == indent:
+            return f"more than the {self._groups[0].plan} tests that are planned: {text.strip()[:NAME_WIDTH]}"
+        return ""
+
+    def _line(self, text: str) -> None:
         head, _, words = text.partition("#")
         head, words = head.rstrip(), words.strip()
         if version := _VERSION.match(text):
@@ -224,7 +249,7 @@ class Ktap:
             group.plan = count
             if count == 0:
                 directive = _DIRECTIVE.match(words)
-                group.skipped = (directive[2] if directive else words)[:DETAIL_WIDTH] or "nothing to test"
+                group.skipped = (directive[2] if directive else words)[:DETAIL_WIDTH] or _NO_REASON
 
     def _result(self, indent: int, ok: bool, number: int | None, name: str, words: str) -> None:
         group = self._at(indent)

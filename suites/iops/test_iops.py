@@ -33,7 +33,9 @@ def test_instructions_per_request(target, selftests, record):
     """What the driver and the block layer cost, in two boots. It is not the disk's latency: that costs no instructions."""
     for _ in range(2):
         boot = target.boot(append=f"test=iops requests={REQUESTS}")
-        assert not [result for result in selftests(boot).results if result.outcome is Outcome.FAIL]
+        report = selftests(boot)
+        assert not [result for result in report.results if result.outcome is Outcome.FAIL]
+        assert not report.problems, "; ".join(report.problems)
         said = target.transcript.read(boot.since)
         told = list(_NEXT.finditer(said))
         assert told, "the kernel reported no figures one after another"

@@ -42,7 +42,7 @@ class KernelLab:
         (root / "targets").mkdir()
         self.target = f"pvh-{os.getpid()}-{root.parent.name}"[:60].lower()
         text = (ROOT / f"targets/{TARGET}.toml").read_text()
-        (root / f"targets/{self.target}.toml").write_text(text.replace("deadline = 60, silence = 30", "deadline = 60, silence = 8"))
+        (root / f"targets/{self.target}.toml").write_text(text.replace("silence = 30, end = 15", "silence = 8, end = 6"))
         (root / "matrix").mkdir()
         (root / "matrix/quick.toml").write_text('schema = 1\nbuilds = ["quetzalcore"]\ntargets = ["*"]\nsuites = ["selftest"]\n')
 
@@ -146,6 +146,21 @@ def test_what_goes_wrong_in_it_is_named(lab: KernelLab, words: str, outcome: str
     assert reason in cell["reason"]
     shown = json.loads(lab.labctl("runs", "show", "--json").stdout)["run"]
     assert shown["cells"][0]["attempts"][0]["error"] == outcome
+
+
+@pytest.mark.parametrize(
+    ("words", "reasons"),
+    [
+        ("test=boot variant=leak", ["Bail out! memory leaked", "by the debug port, with 0x11 (status 35)"]),
+        ("test=boot exit=reset", ["the machine was reset after the report"]),
+        ("test=boot exit=halt", ["the machine did not end within 6 s of its report"]),
+    ],
+)
+def test_a_kernel_that_fails_after_its_report_fails(lab: KernelLab, words: str, reasons: list[str]) -> None:
+    lab.append(words)
+    cell = lab.cell()
+    assert cell["outcome"] == "fail"
+    assert [words for words in reasons if words not in cell["reason"]] == []
 
 
 def test_a_build_of_another_architecture_is_left_out_with_the_reason(lab: KernelLab) -> None:

@@ -151,8 +151,28 @@ def test_the_end_is_known_when_the_last_line_comes() -> None:
         reader.feed(whole[at : at + 1])
     assert reader.done
     assert reader.report() == parse(whole)
-    reader.feed(b"ok 2 more than planned\n")
+    reader.feed(b"ok, all is well\n  ok 1 of somebody else's\n[    1.2] reboot: Power down\n")
     assert reader.report() == parse(whole)
+
+
+@pytest.mark.parametrize(
+    ("late", "problem"),
+    [
+        ("ok 3 c\n", "more than the 2 tests that are planned: ok 3 c"),
+        ("not ok 3 c # why\n", "more than the 2 tests that are planned: not ok 3 c # why"),
+        ("[    1.250000] Bail out! memory leaked", "after the last test: Bail out! memory leaked"),
+        ("bye\nKTAP version 1\n1..1\nok 1 a\n", "a second report begins after the end of the first"),
+    ],
+)
+def test_what_comes_after_the_last_planned_line_is_read_too(late: str, problem: str) -> None:
+    report = parse(f"KTAP version 1\n1..2\nok 1 a\nok 2 b\n{late}".encode())
+    assert problem in report.problems
+    assert [result.name for result in report.results] == ["a", "b"]
+
+
+def test_a_plan_of_nothing_needs_a_reason() -> None:
+    assert parse(b"KTAP version 1\n1..0\n").problems == ("the plan is of no test, and gives no reason",)
+    assert parse(b"KTAP version 1\n1..0 # SKIP no disk here\n").problems == ()
 
 
 def test_a_test_tells_the_terminal_nothing() -> None:

@@ -71,6 +71,9 @@ extern "C" fn kernel_main(first: usize, second: usize) -> ! {
 
     let tested = if options.tests.is_empty() { Outcome::Success } else { tests::run(options.tests) };
     let clean = mark.check();
+    if !clean && !options.tests.is_empty() {
+        println!("Bail out! memory leaked between the first test and the last"); // power-off alone has no status
+    }
     memory::report();
     exit::exit(if clean { tested } else { Outcome::Failure })
 }

@@ -72,7 +72,8 @@ class Qemu:
     """Options: ``machine`` (``q35``, ``microvm`` or any other of ``-machine``), ``accel``, ``tcg_thread`` (without KVM, the
     machine's CPUs take turns in one thread of the host, or have one each), ``cpu`` (``-cpu``; empty: the host's with KVM,
     ``max`` without), ``bios`` (``-bios``: ``qboot.rom``; ``none`` for no firmware), ``firmware_console`` (the firmware speaks on the
-    serial port), ``debug_exit`` (a port by which the guest may end the machine, for one without power-off), ``disk_bus``,
+    serial port), ``debug_exit`` (a port by which the guest may end the machine, for one without power-off), ``debug_exit_success`` (what
+    it writes there when all is well; anything else is a failure), ``disk_bus``,
     ``disk_filesystem`` (``ext4``: the disk is not empty but has that, made by mke2fs), ``icount_disk`` (a disk on the channel
     ``icount`` too: it answers when the host does, and no two boots count quite the same), ``extra`` (more arguments, as a list),
     ``binary`` (another QEMU)."""
@@ -86,6 +87,7 @@ class Qemu:
     bios: str = ""
     firmware_console: bool = True
     debug_exit: bool = False
+    debug_exit_success: int = 0x10
     disk_bus: Literal["nvme", "virtio", "none"] = "nvme"
     disk_filesystem: Literal["", "ext4"] = ""
     icount_disk: bool = False
@@ -98,6 +100,8 @@ class Qemu:
     _trace_at: Sequence[int] = field(default=(), init=False)
     _fault: str = field(default="", init=False)
     """How QEMU ended, if neither the guest nor the lab wanted it."""
+    _bad_end: str = field(default="", init=False)
+    """How the guest ended the machine, if that says that it failed."""
 
     @staticmethod
     def host_programs(target: Target, options: Mapping[str, Any]) -> list[str]:
@@ -177,7 +181,7 @@ class Qemu:
             if self._process.child.status is None:
                 raise PowerError("the machine is on already", target=target)
             self._process.close()
-        self._fault = ""
+        self._fault = self._bad_end = ""
         self._process = self._start(self._build, deadline)
         try:
             self._process.qmp.handshake(deadline.sooner(START_DEADLINE))
@@ -231,6 +235,9 @@ class Qemu:
             # An emulator that is killed or falls over says nothing about the build.
             raise ManagementError(self._fault, target=self.context.target.name, remedy="dmesg tells whether the host ran out of memory")
         return PowerState.OFF
+
+    def ended_badly(self) -> str:
+        return self._bad_end
 
     # --- Counter
 
@@ -390,13 +397,21 @@ class Qemu:
             case ["guest-shutdown", *_]:
                 return "the guest powered the machine off"
             case ["guest-reset", *_]:
-                return "the guest reset the machine"
+                self._bad_end = "the guest reset the machine"
+                return self._bad_end
             case ["guest-panic", *_]:
-                return "the guest panicked"
+                self._bad_end = "the guest panicked"
+                return self._bad_end
             case ["host-qmp-quit", *_]:
                 return "powered off by the lab"
         if self.debug_exit and status > 1 and status & 1 and not reasons:
-            return f"the guest ended the machine by the debug port, with {status >> 1:#x}"
+            told = f"the guest ended the machine by the debug port, with {status >> 1:#x}"
+            # QEMU's exit status holds the low seven bits.
+            if status >> 1 != self.debug_exit_success & 0x7F:
+                self._bad_end = f"{told} (status {status}): {self.debug_exit_success:#x} is success"
+            return told
+        if status == 0 and not reasons:
+            return "the guest ended the machine"  # RISC-V's test device exits QEMU on the spot, without an event
         how = f"signal {-status}" if status < 0 else f"status {status}"
         words = self._last_words()
         self._fault = f"QEMU ended with {how}" + (f": {words}" if words else "")
