@@ -8,12 +8,13 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import stat
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -23,6 +24,8 @@ from labctl.model import NAME_PATTERN, LabConfig, MatrixConfig, Recipe, Target, 
 M = TypeVar("M", bound=BaseModel)
 
 MAX_CONFIG_BYTES = 1 << 20
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,63}")
+"""Of a target, a build or a matrix: it becomes part of the names of folders, of cells, and of what is given to other programs."""
 
 # What is allowed, in the words of the file, by pydantic's names for its errors: those of the left are Python's.
 _ALLOWED = {
@@ -75,13 +78,14 @@ def _enumerate(names: list[str], most: int = 12) -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dict. Raises ConfigError for a file that is missing, too large, not UTF-8 or not TOML (duplicate keys too)."""
+    """A TOML file as a dict. Raises ConfigError for one that is missing, no regular file, too large, not UTF-8 or not TOML (duplicate
+    keys too)."""
     try:
-        raw = path.read_bytes()
+        raw = _regular(path)
     except OSError as error:
         raise ConfigError([Problem(_shown(path), "", f"cannot be read: {error.strerror}", "a readable TOML file")]) from None
     if len(raw) > MAX_CONFIG_BYTES:
-        raise ConfigError([Problem(_shown(path), "", f"{len(raw)} bytes", f"at most {MAX_CONFIG_BYTES} bytes")])
+        raise ConfigError([Problem(_shown(path), "", "is too long", f"at most {MAX_CONFIG_BYTES} bytes")])
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
@@ -91,6 +95,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_syntax(str(error), text, _shown(path))]) from None
+
+
+def _regular(path: Path) -> bytes:
+    """A little more than `MAX_CONFIG_BYTES` of a file at most. Anything else than a file is not waited for: a pipe may never say a word."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ConfigError([Problem(_shown(path), "", "is not a regular file", "a readable TOML file")])
+        return file.read(MAX_CONFIG_BYTES + 1)
 
 
 def _syntax(said: str, text: str, where: str) -> Problem:
@@ -121,10 +133,68 @@ def _last_statement(text: str, noticed: int) -> tuple[int, str]:
 
 def validate(model: type[M], data: Mapping[str, Any], where: str, prefix: str = "") -> M:
     """Check ``data`` against a model. Raises ConfigError with every mistake in it."""
+    problems: list[Problem] = []
     try:
-        return model.model_validate(dict(data))
+        checked = model.model_validate(dict(data))
     except ValidationError as error:
-        raise ConfigError([_problem(model, e, where, prefix) for e in error.errors(include_url=False)]) from None
+        problems = [_problem(model, e, where, prefix) for e in error.errors(include_url=False)]
+    told = {problem.key for problem in problems}
+    for path, found, allowed in (*_truths(model, data), *_nul(data)):
+        key = ".".join([prefix, *path] if prefix else path)
+        if key not in told:
+            problems.append(Problem(where, key, f"found {_short(found)}", allowed))
+    if problems:
+        raise ConfigError(problems)
+    return checked
+
+
+def _truths(model: type[BaseModel], data: Mapping[str, Any]) -> Iterator[tuple[list[str], object, str]]:
+    """Where ``true`` or ``false`` stands for a number: to Python, and so to pydantic, they are 1 and 0."""
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        if key in data:
+            yield from _truths_in(list(_kinds(field.annotation)), data[key], [key])
+
+
+def _truths_in(kinds: list[Any], value: Any, path: list[str]) -> Iterator[tuple[list[str], object, str]]:
+    if isinstance(value, bool):
+        if bool not in kinds and Any not in kinds and {int, float}.intersection(kinds):
+            yield path, value, _ALLOWED["int" if int in kinds else "float"]
+        return
+    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for model in (k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)):
+        if isinstance(value, Mapping):
+            for found, wrong, allowed in _truths(model, value):
+                yield [*path, *found], wrong, allowed
+            inner = ()
+    for name, each in inner:
+        yield from _truths_in(kinds, each, [*path, str(name)])
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types that a field's annotation is made of; a literal's are those of its values."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        yield from map(type, arguments)
+    elif origin is Annotated:
+        yield from _kinds(arguments[0])
+    elif arguments:
+        for argument in arguments:
+            yield from _kinds(argument)
+    else:
+        yield annotation
+
+
+def _nul(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[list[str], object, str]]:
+    """Where a text holds the character that ends a text everywhere else: no program can be given it."""
+    if isinstance(value, str) and "\0" in value:
+        yield list(path), value, "text without the character U+0000"
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _nul(each, (*path, str(name)))
+    elif isinstance(value, list | tuple):
+        for number, each in enumerate(value):
+            yield from _nul(each, (*path, str(number)))
 
 
 def _problem(model: type[BaseModel], error: Any, where: str, prefix: str) -> Problem:
@@ -196,6 +266,8 @@ class Lab:
             file = folder / "lab.toml"
             if file.is_file():
                 return cls(folder, validate(LabConfig, read_toml(file), _shown(file)))
+            if os.path.lexists(file):
+                raise ConfigError([Problem(_shown(file), "", "is not a regular file", "a readable TOML file")])
         raise ConfigError(
             [Problem(str(start), "", "is not in a lab: there is no lab.toml here or in any folder above", "")],
             remedy="labctl init DIR makes a new lab; or change into one",
@@ -254,6 +326,9 @@ class Lab:
         return self._known(name, self.suites, "suite")
 
     def _known(self, name: str, known: Mapping[str, Path], kind: str) -> Path:
+        if name in known and kind != "suite" and not FILE_NAME.fullmatch(name):
+            allowed = "letters, digits and . _ + - (64 at most), beginning with a letter, a digit or _"
+            raise ConfigError([Problem(_shown(known[name]), "", f"a {kind} cannot have the name {name!r}", allowed)])
         if name in known:
             return known[name]
         raise ConfigError(f"unknown {kind} {name!r}; {nearest(name, known)}")

@@ -63,6 +63,17 @@ def at_least(size: int, why: str) -> Callable[[int], int]:
     return check
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def _one_line(value: str) -> str:
+    if found := _CONTROL.search(value):
+        raise ValueError(f"words without control characters (there is {found[0]!r} in it)")
+    return value
+
+
+Words = Annotated[str, AfterValidator(_one_line)]
+"""Of a kernel's command line."""
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Seconds = Annotated[float, Field(gt=0, le=86400 * 7)]
 
@@ -144,7 +155,7 @@ class TargetConfig(_File):
     tags: tuple[str, ...] = ()
     instances: Annotated[int, Field(ge=1, le=1024)] = 1
     """How many owners may hold it at once: 1 for a real machine, more for a config of an emulator."""
-    append: str = ""
+    append: Words = ""
     """Words that this machine needs on the kernel's command line (its console, what emulation needs)."""
     channel: Channel = Channel.WALL
     """How figures are taken on it unless the matrix or the command line says otherwise."""
@@ -161,7 +172,7 @@ class Recipe(_File):
     builder: Name
     arch: Literal["x86_64", "aarch64", "riscv64"] = "x86_64"
     tags: tuple[str, ...] = ()
-    append: str = ""
+    append: Words = ""
     """Words that this build needs on its command line."""
     initramfs: bool = True
     """Give it the lab's own small initramfs."""

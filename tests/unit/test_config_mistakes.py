@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,57 @@ def test_no_text_upsets_the_reader(tmp_path_factory: pytest.TempPathFactory, tex
         (TargetConfig, {**TARGET, "drivers": {"qemu": 1}}, "f: drivers.qemu: found 1; a table"),
         (TargetConfig, {**TARGET, "memory": "1M"}, "f: memory: found '1M'; at least 16M: no machine starts with less"),
         (TargetConfig, {**TARGET, "disk": 0}, "f: disk: found 0; at least 1M; leave it out for none"),
+        (TargetConfig, {**TARGET, "cpus": True}, "f: cpus: found True; a whole number"),
+        (TargetConfig, {**TARGET, "schema": True}, "f: schema: found True; a whole number"),
+        (TargetConfig, {**TARGET, "disk": True}, "f: disk: found True; a size is a number of bytes or text like 512M, 4G"),
+        (TargetConfig, {**TARGET, "boot": {"deadline": True}}, "f: boot.deadline: found True; a number"),
+        (Recipe, {"builder": "deb", "icount_cpus": False}, "f: icount_cpus: found False; at least 1"),
+        (Recipe, {"builder": "deb", "icount_cpus": True}, "f: icount_cpus: found True; a whole number"),
+        (LabConfig, {"retries": True}, "f: retries: found True; a whole number"),
+        (
+            TargetConfig,
+            {**TARGET, "append": "a\0b"},
+            "f: append: found 'a\\x00b'; words without control characters (there is '\\x00' in it)",
+        ),
+        (Recipe, {"builder": "deb", "append": "a\nb"}, "f: append: found 'a\\nb'; words without control characters (there is '\\n' in it)"),
+        (
+            TargetConfig,
+            {**TARGET, "drivers": {"qemu": {"extra": ["a", "\0"]}}},
+            "f: drivers.qemu.extra.1: found '\\x00'; text without the character U+0000",
+        ),
     ],
 )
 def test_a_wrong_value_is_said_in_the_words_of_the_file(model: Any, given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         validate(model, given, "f")
     assert str(caught.value) == said
+
+
+def test_true_and_false_are_values_where_they_are_meant() -> None:
+    assert validate(Recipe, {"builder": "deb", "initramfs": False, "options": {"deep": [True]}}, "f").options == {"deep": [True]}
+    assert validate(TargetConfig, {**TARGET, "drivers": {"qemu": {"debug_exit": True}}}, "f").drivers["qemu"]["debug_exit"] is True
+
+
+@pytest.mark.parametrize("path", ["lab.toml", "targets/x.toml", "kernel/x.toml", "kernel/x/build.toml", "matrix/x.toml"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, path: str) -> None:
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(tmp_path / path)
+    lab = Lab(tmp_path, LabConfig(schema=1))
+    readers = {"lab.toml": lambda _: Lab.find(tmp_path), "targets": lab.target, "kernel": lab.recipe, "matrix": lab.matrix}
+    with pytest.raises(ConfigError, match=rf"{path}: is not a regular file"):
+        readers[path.partition("/")[0]]("x")
+
+
+@pytest.mark.parametrize("name", ["fe2,q=", "a b", "ä", "-n", "x\n", "x" * 65])
+def test_a_file_whose_name_cannot_be_that_of_a_target(tmp_path: Path, name: str) -> None:
+    (tmp_path / "targets").mkdir()
+    (tmp_path / f"targets/{name}.toml").write_text('schema = 1\ncpus = 1\nmemory = "64M"\n[drivers.qemu]\n')
+    lab = Lab(tmp_path, LabConfig(schema=1))
+    with pytest.raises(ConfigError) as caught:
+        lab.target(name)
+    (problem,) = caught.value.problems
+    assert problem.where.endswith(f"targets/{name}.toml")
+    assert problem.allowed.startswith("letters, digits and")
 
 
 def test_the_smallest_machine_is_allowed() -> None:
