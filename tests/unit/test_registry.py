@@ -79,6 +79,17 @@ def test_mistakes_name_the_file_the_key_and_what_is_allowed(drivers: dict[str, d
         assert word in str(caught.value)
 
 
+def test_a_disk_that_no_qcow2_can_hold() -> None:
+    def with_disk(size: str, bus: str = "nvme") -> Target:
+        raw = {"schema": 1, "cpus": 1, "memory": "64M", "disk": size, "drivers": {"qemu": {"disk_bus": bus}}}
+        return Target("t", TargetConfig.model_validate(raw))
+
+    registry.check(with_disk("2048T"))
+    registry.check(with_disk("2049T", "none"))
+    with pytest.raises(ConfigError, match=r"targets/t\.toml: disk: found 9999999999T; at most 2048T"):
+        registry.check(with_disk("9999999999T"))
+
+
 def test_every_mistake_is_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         registry.check(target(qemu={"machin": "q35", "accel": "xen"}, nothing={}))

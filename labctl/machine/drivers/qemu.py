@@ -16,21 +16,23 @@ import re
 import shlex
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from labctl.config import nearest
 from labctl.deadline import Deadline, DeadlineExpired
-from labctl.errors import ConsoleLost, DeployError, ManagementError, PowerError
+from labctl.errors import ConsoleLost, DeployError, HostToolMissing, ManagementError, PowerError, Problem
 from labctl.machine import icount
 from labctl.machine.accel import choose
 from labctl.machine.protocols import DriverContext
 from labctl.machine.qmp import Qmp
 from labctl.machine.reader import Reader
 from labctl.machine.transcript import Transcript
-from labctl.model import Build, Channel, PowerState, Target, TargetConfig
+from labctl.model import Build, Channel, PowerState, Target, TargetConfig, format_size
 from labctl.process import Child, run, start
 
 BINARIES = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64", "riscv64": "qemu-system-riscv64"}
@@ -40,6 +42,10 @@ START_DEADLINE = 20.0
 """Seconds that QEMU may take to answer QMP, on a loaded host."""
 ENDING = 2.0
 """Seconds between the end of the console and that of the process, at most."""
+MOST_DISK = 2048 << 40
+"""Bytes of the largest qcow2 with clusters of 64 KiB, which are qemu-img's own choice."""
+USUAL_MACHINES = {"q35": 255, "microvm": 255, "pc": 255, "virt": 8}
+"""Machines that every QEMU has for the architectures that they are of, and how many CPUs it has given each for many years."""
 WRITE_DEADLINE = 10.0
 """Seconds that a guest may leave typed bytes unread."""
 
@@ -113,6 +119,30 @@ class Qemu:
             *(["mke2fs" if options.get("disk_filesystem") else "qemu-img"] if disk else []),
             *(["gcc"] if counted else []),
         ]
+
+    @staticmethod
+    def problems(target: Target, options: Mapping[str, Any]) -> list[Problem]:
+        """What QEMU would refuse. It is asked only about a machine that is not one of the usual."""
+        where, config = f"targets/{target.name}.toml", target.config
+        found: list[Problem] = []
+        if config.disk and config.disk > MOST_DISK and options.get("disk_bus") != "none":
+            found.append(
+                Problem(where, "disk", f"found {format_size(config.disk)}", f"at most {format_size(MOST_DISK)}: a qcow2 has no more")
+            )
+        name = str(options.get("machine", "q35")).partition(",")[0]
+        extra = options.get("extra") or []
+        if config.cpus <= USUAL_MACHINES.get(name, 0) or {"-M", "-machine", "--machine", "-smp", "--smp"}.intersection(extra):
+            return found
+        known = _machines(str(options.get("binary") or BINARIES[config.arch]))
+        if known and name not in known:
+            found.append(
+                Problem(
+                    where, "drivers.qemu.machine", f"found {name!r}", f"no machine of this QEMU; {nearest(name, _without_version(known))}"
+                )
+            )
+        elif known and config.cpus > known[name]:
+            found.append(Problem(where, "cpus", f"found {config.cpus}", f"at most {known[name]} on QEMU's machine {name}"))
+        return found
 
     @staticmethod
     def why_not_counted(options: Mapping[str, Any]) -> str:
@@ -192,6 +222,8 @@ class Qemu:
             words = self._last_words()
             self.off(Deadline.after(10))
             how = f"QEMU ended with status {status}" if status is not None else "QEMU does not answer"
+            if "machine type" in words:
+                words = f"{words}: {self.machine!r}"  # QEMU does not say which it was asked for
             raise PowerError(f"{how}: {words or error.message}", target=target, remedy=self.reproduce(self._build, self._append)) from None
         return t0_ns
 
@@ -333,7 +365,9 @@ class Qemu:
             maker = self._disk_maker(str(path))
             made = run(maker, deadline)
             if made.status != 0:
-                raise DeployError(f"{maker[0]}: {made.words.removeprefix(f'{maker[0]}: ')}", target=self.context.target.name)
+                # The cause without the path before it: where there is room for a few words only, they must be these.
+                cause = made.words.removeprefix(f"{maker[0]}: ").replace(f"{path}: ", "")
+                raise DeployError(f"{maker[0]}: {cause} (the disk in {path.parent})", target=self.context.target.name)
         return path
 
     def _disk_maker(self, path: str) -> list[str]:
@@ -420,8 +454,29 @@ class Qemu:
     def _last_words(self) -> str:
         with suppress(OSError):
             lines = (self.context.workdir / "qemu.log").read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
-            return lines[-1] if lines else ""
+            # QEMU's last line may be an advice; what it refuses stands where it says its own name.
+            return next((line for line in reversed(lines) if line.startswith("qemu-")), lines[-1]) if lines else ""
         return ""
+
+
+def _without_version(machines: Iterable[str]) -> list[str]:
+    return [name for name in machines if not re.search(r"-\d+\.\d+$", name)]
+
+
+@cache
+def _machines(binary: str) -> Mapping[str, int]:
+    """The machines that a QEMU has, aliases too, and the most CPUs of each, by QMP's ``query-machines``; empty if it does not tell."""
+    asked = "".join(json.dumps({"execute": command}) for command in ("qmp_capabilities", "query-machines", "quit"))
+    with suppress(HostToolMissing, ManagementError, OSError, ValueError, KeyError, TypeError):
+        said = run(
+            [binary, "-machine", "none", "-nodefaults", "-display", "none", "-S", "-qmp", "stdio"],
+            Deadline.after(START_DEADLINE),
+            stdin=asked.encode(),
+        )
+        answers = [json.loads(line).get("return") for line in said.out.splitlines()]
+        machines = next(answer for answer in answers if isinstance(answer, list))
+        return {name: each["cpu-max"] for each in machines for name in (each["name"], each.get("alias")) if name}
+    return {}
 
 
 def accelerator_of(target: Target, wanted: Literal["auto", "kvm", "tcg"]) -> Literal["kvm", "tcg"]:
