@@ -64,7 +64,8 @@ class LabctlError(Exception):
 
     def __str__(self) -> str:
         subject = self.cell or self.target
-        text = f"{subject}: {self.message}" if subject else self.message
+        named = self.message.startswith((f"{subject}: ", f"target {subject} "))
+        text = f"{subject}: {self.message}" if subject and not named else self.message
         return f"{text}\n  try: {self.remedy}" if self.remedy else text
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -30,7 +30,7 @@ def builds(as_json: Json = False) -> None:
             # A mirror that cannot be reached hides what would be built; the others are listed all the same.
             known.append({"name": name, "builder": lab.recipe(name).builder, "problem": error.message})
     if as_json:
-        print_json(builds=known)
+        print_json(builds=[{**each, "size": int(each["size"]) if each.get("size") else None} for each in known])
     else:
         print_table(
             ("BUILD", "BUILDER", "VERSION", "SIZE", "CACHED", "SOURCE"),

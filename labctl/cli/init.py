@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import shutil
 from pathlib import Path
@@ -41,6 +42,12 @@ def init(
                 )
             ]
         )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise StorageError(f"{folder}: {error.strerror}", remedy="free some space, or name another folder") from None
+        raise ConfigError([Problem("command line", "DIR", f"{folder}: {error.strerror}", "a folder that can be made")]) from None
     written = []
     try:
         for name, text in _files(folder.resolve().name).items():

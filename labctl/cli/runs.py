@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from labctl.cli.verb import Json, complete_run, new_app, print_json, print_table, printable, this_lab
+from labctl.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from labctl.model import RunResult
@@ -24,10 +26,11 @@ app = new_app(
 )
 
 RunName = Annotated[str, typer.Argument(metavar="[RUN]", autocompletion=complete_run, help="An id, its beginning, a folder, or latest.")]
+Results = Annotated[Path | None, typer.Option(help="Folder of the runs (default: the lab's).")]
 
 
 @app.command("list")
-def list_all(as_json: Json = False) -> None:
+def list_all(results: Results = None, as_json: Json = False) -> None:
     """List the runs, the newest first.
 
     \b
@@ -36,8 +39,8 @@ def list_all(as_json: Json = False) -> None:
     """
     from labctl.store.reader import list_runs
 
-    lab = this_lab()
-    runs = list_runs(lab.results)
+    folder = _folder(results)
+    runs = list_runs(folder)
     if as_json:
         print_json(runs=[asdict(run) for run in runs])
         return
@@ -55,12 +58,12 @@ def list_all(as_json: Json = False) -> None:
             )
             for run in runs
         ],
-        empty=f"there is no run in {lab.results} yet: labctl run matrix makes one",
+        empty=f"there is no run in {folder} yet: labctl run matrix makes one",
     )
 
 
 @app.command("show")
-def show(run: RunName = "latest", as_json: Json = False) -> None:
+def show(run: RunName = "latest", results: Results = None, as_json: Json = False) -> None:
     """Show one run: its cells with their outcomes, and why those that did not pass did not.
 
     \b
@@ -69,11 +72,20 @@ def show(run: RunName = "latest", as_json: Json = False) -> None:
     """
     from labctl.store.reader import find_run, read_run
 
-    found = read_run(find_run(this_lab().results, run))
+    found = read_run(find_run(_folder(results), run))
     if as_json:
         print_json(run=asdict(found))
         return
     _print(found)
+
+
+def _folder(results: Path | None) -> Path:
+    """Where the runs are: a folder that was named need not be that of a lab."""
+    if results is None:
+        return this_lab().results
+    if not results.is_dir():
+        raise ConfigError([Problem("command line", "--results", f"{results} is not a folder", "a folder of runs")])
+    return results.absolute()
 
 
 def _print(run: RunResult) -> None:

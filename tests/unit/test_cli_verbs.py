@@ -15,6 +15,7 @@ from labctl.cli import main as cli
 from labctl.cli.main import VERBS, app
 from labctl.cli.verb import complete_build, complete_matrix, complete_suite, complete_target, print_table, printable
 from labctl.errors import BuildFailed, TargetBusy
+from labctl.store.writer import RunWriter
 from tests.kernels import elf
 
 
@@ -288,9 +289,36 @@ def test_init_says_what_can_be_pasted(labctl, tmp_path: Path) -> None:
 
 def test_init_where_nothing_can_be_made(labctl, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    ran = labctl("init", str(tmp_path / "file/lab"))
-    assert ran.status == 3
-    assert "Traceback" not in ran.err
+    for folder in (tmp_path / "file/lab", tmp_path / "file", Path("/dev/null"), Path("/proc/foo")):
+        ran = labctl("init", str(folder))
+        assert ran.status == 2, folder
+        assert str(folder) in ran.err
+        assert "Traceback" not in ran.err
+
+
+def test_runs_of_another_folder(labctl, lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    writer = RunWriter.create(elsewhere, matrix="m", argv=[], version="1", host={}, builds={}, targets={}, cells=[])
+    assert json.loads(labctl("runs", "list", "--json").out)["runs"] == []
+    assert [run["id"] for run in json.loads(labctl("runs", "list", "--results", str(elsewhere), "--json").out)["runs"]] == [writer.id]
+    monkeypatch.chdir("/")  # in no lab
+    assert json.loads(labctl("runs", "show", "--results", str(elsewhere), "--json").out)["run"]["id"] == writer.id
+    ran = labctl("runs", "list", "--results", str(tmp_path / "none"))
+    assert (ran.status, "none is not a folder" in ran.err) == (2, True)
+
+
+def test_an_error_names_its_target_once() -> None:
+    assert str(TargetBusy("target t is held by root", target="t")) == "target t is held by root"
+    assert str(TargetBusy(str(TargetBusy("t: no", target="t")), target="t")) == "t: no"
+    assert str(TargetBusy("held", target="t")) == "t: held"
+
+
+def test_the_size_of_a_build_is_a_number_or_nothing(labctl, lab: Path) -> None:
+    (lab / "bzImage").write_bytes(elf())
+    (lab / "kernel/mine.toml").write_text('builder = "path"\ninitramfs = false\n[path]\nkernel = "bzImage"\n')
+    assert [build["size"] for build in json.loads(labctl("builds", "--json").out)["builds"]] == [None]
+    assert labctl("build", "mine").status == 0
+    assert [build["size"] for build in json.loads(labctl("builds", "--json").out)["builds"]] == [len(elf())]
 
 
 def test_completion_knows_the_lab(lab: Path) -> None:
