@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -18,11 +19,11 @@ from re import _parser  # type: ignore[attr-defined]  # what re itself parses wi
 from types import MappingProxyType
 
 from labctl.deadline import Deadline, DeadlineExpired
-from labctl.errors import BootFailed, ConfigError, ConsoleLost, InfraError, KernelCrash, LabctlError, Problem, TargetHung
+from labctl.errors import BootFailed, ConfigError, ConsoleLost, InfraError, KernelCrash, LabctlError, Problem, StorageError, TargetHung
 from labctl.machine.transcript import ConsoleEnded, Match, Pattern, Transcript
 from labctl.model import BootExpectation, Milestone
+from labctl.parsers.crash import BEFORE_LINES, Crash, find_crash
 from labctl.parsers.crash import PATTERNS as CRASHES
-from labctl.parsers.crash import Crash, find_crash
 from labctl.parsers.dmesg import slow_phases, stamps
 
 _MILESTONES: Mapping[Milestone, tuple[str, ...]] = MappingProxyType(
@@ -73,6 +74,9 @@ _SEARCHED = 8 << 20
 _STAMPED = 256 << 10
 """Bytes of a boot's console that kernel stamps are read from: a kernel says some 30 KB."""
 _LAST_WORDS = 4 << 10
+_FLOOD = 100_000
+"""Bytes in `_FLOOD_SECONDS` that are a flood: nearly all that a serial line of 115,200 baud can carry. A whole boot says less."""
+_FLOOD_SECONDS = 10.0
 _BANNERS = 64
 _STAMP = re.compile(rb"\[ *(\d+\.\d{6})\] $")
 _STAMP_WIDTH = 24
@@ -177,11 +181,11 @@ def _kernel_crash(transcript: Transcript, since: int, crash: Crash, fallback: La
     return KernelCrash(
         f"{crash.title} (last milestone: {last})" if last else crash.title,
         title=crash.title,
-        excerpt=crash.excerpt,
+        excerpt=crash.in_context,
         last_milestone=last,
         target=fallback.target,
         cell=fallback.cell,
-        tail="\n".join(crash.excerpt.splitlines()[:10]),
+        tail="\n".join(crash.in_context.splitlines()[: 10 + BEFORE_LINES]),
         remedy="the excerpt is the kernel's own report; the whole console is in the log of the attempt",
     )
 
@@ -302,7 +306,8 @@ class _Attempt:
     def too_late(self) -> LabctlError:
         took = (time.monotonic_ns() - self.t0_ns) / 1e9
         return self._failed(
-            f"did not reach ready in {round(took, 1):g} s; {self._reached}", "if it is only slow, raise boot.deadline of the target"
+            f"did not reach ready in {round(took, 1):g} s; {self._reached}{self._flooded}",
+            "if it is only slow, raise boot.deadline of the target",
         )
 
     # --- how it is told -------------------------------------------------------------------------------------------------
@@ -315,6 +320,22 @@ class _Attempt:
     @property
     def _reached(self) -> str:
         return f"last milestone: {self.last} at {self.milestones[self.last]:.1f} s" if self.milestones else "no milestone was reached"
+
+    @property
+    def _flooded(self) -> str:
+        """That the console was busy with something else than a boot; empty if it was not. StorageError is not worth telling here."""
+        begin = max(self.t0_ns, time.monotonic_ns() - int(_FLOOD_SECONDS * 1e9))
+        with suppress(StorageError):
+            said = range(self.since, self.transcript.size)
+            octets = len(said) - bisect_left(said, begin, key=self.transcript.time_of)
+            if octets >= _FLOOD:
+                return f"; the console was flooded: {octets / 1e6:.1f} MB in the last {min(_FLOOD_SECONDS, self._age):.0f} s"
+        return ""
+
+    @property
+    def _age(self) -> float:
+        """Seconds since power-on."""
+        return (time.monotonic_ns() - self.t0_ns) / 1e9
 
     @property
     def _tail(self) -> str:

@@ -300,8 +300,8 @@ class Session:
             raise KernelCrash(
                 f"{crash.title} (while the machine was in use)",
                 title=crash.title,
-                excerpt=crash.excerpt,
-                tail=crash.excerpt,
+                excerpt=crash.in_context,
+                tail=crash.in_context,
                 target=self.target.name,
             )
 

@@ -20,12 +20,16 @@ from enum import IntEnum
 from labctl.parsers.text import visible
 
 EXCERPT_LINES = 60
+BEFORE_LINES = 5
+"""Lines that are kept of what the console said before the report."""
 EXCERPT_WIDTH = 240
 """Characters kept of one line of an excerpt."""
 TITLE_WIDTH = 160
 
 _REPORT = 1 << 15
 """Bytes behind a title that belong to its report at most."""
+_BEFORE = 1 << 12
+"""Bytes before a title that are looked at for what led to it."""
 _LINE = 1 << 10
 """Bytes of a line that a signature is looked for in."""
 _CANDIDATES = 10_000
@@ -70,6 +74,12 @@ class Crash:
     offset: int
     fatal: bool
     """False for what a kernel survives: warnings, stalls, a process killed for memory."""
+    before: str = ""
+    """The last `BEFORE_LINES` that the console said before the report, blank ones left out: often what led to it."""
+
+    @property
+    def in_context(self) -> str:
+        return f"{self.before}\n{self.excerpt}" if self.before else self.excerpt
 
     @property
     def explains(self) -> bool:
@@ -325,7 +335,12 @@ def _crash(data: bytes, finding: _Finding, *, fatal: bool) -> Crash:
         title = f"{title} in {_COMPILER_SUFFIX.sub('', function.decode('ascii', 'replace'))}"
     title = _shorten(_VARIABLE.sub("", visible(title)).strip(" :\t"), TITLE_WIDTH)
     excerpt = "\n".join(_shorten(visible(line), EXCERPT_WIDTH) for line in lines)
-    return Crash(signature.kind, title, excerpt, finding.start, fatal)
+    return Crash(signature.kind, title, excerpt, finding.start, fatal, _before(data[max(0, finding.start - _BEFORE) : finding.start]))
+
+
+def _before(said: bytes) -> str:
+    lines = [line.rstrip() for line in visible(said).split("\n")]
+    return "\n".join(_shorten(line, EXCERPT_WIDTH) for line in [line for line in lines if line][-BEFORE_LINES:])
 
 
 def _report_lines(report: bytes) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from rich.text import Text
 from labctl.errors import KernelCrash
 from labctl.judge.exact import Agreement, Reading, readings, to_ready
 from labctl.model import SCHEMA, Attempt, CellResult, Milestone, Outcome, RunResult
+from labctl.parsers.crash import BEFORE_LINES
 from labctl.parsers.text import visible
 from labctl.report.order import BAD, INTERRUPTED, RUNNING, failing_attempt, failures, sentence, unended
 from labctl.report.printable import excerpt, one_line
@@ -54,12 +55,24 @@ def show(run: RunResult, report: Path | None, *, file: TextIO | None = None) -> 
     console.print(Text(visible(where)), soft_wrap=True)
 
 
+def show_failures(run: RunResult, *, file: TextIO) -> None:
+    """What `cells_table` says of each failure, for whoever gets the run itself as JSON. As `show` does it."""
+    console = Console(file=file, highlight=False)
+    for result in _told(run)[:MOST_FAILURES]:
+        console.print(Group(Text(""), failure(result)), crop=False, soft_wrap=not file.isatty())
+
+
+def _told(run: RunResult) -> tuple[CellResult, ...]:
+    """The cells that did not pass, the worst first."""
+    return tuple(result for result in failures(run) if not unended(run, result))
+
+
 def cells_table(run: RunResult) -> RenderableType:
     """A line for each cell, then each failure: its cause, ten lines of the console, the command that reproduces it.
 
     `show` prints it as it must be: a command that is cut at the terminal's edge can't be pasted.
     """
-    worst_first = tuple(result for result in failures(run) if not unended(run, result))
+    worst_first = _told(run)
     shown = run.cells
     if len(run.cells) > MOST_CELLS:
         told = {result.cell for result in worst_first}
@@ -80,7 +93,7 @@ def cells_table(run: RunResult) -> RenderableType:
 
 
 def failure(result: CellResult) -> RenderableType:
-    """One cell that did not pass: cause in a line, ten lines of the console, how to see it by hand."""
+    """One cell that did not pass: cause in a line, ten lines of the console (of a crash, those before it too), how to see it by hand."""
     glyph, style = _LOOKS[result.outcome]
     title = Text.assemble((f"{glyph} {result.outcome} ", style), (_plain(result.cell.id), "bold"), (" ──", "dim"))
     parts: list[RenderableType] = [_unbroken(title), Text(f"  {one_line(result.reason) or 'no reason given'}")]
@@ -93,9 +106,11 @@ def failure(result: CellResult) -> RenderableType:
 def _evidence(attempt: Attempt) -> list[RenderableType]:
     parts: list[RenderableType] = []
     if attempt.excerpt.strip():
-        # A crash's report begins with its cause and ends with what everybody's ends with; any other story ends with its cause.
+        # A crash's report begins with its cause, and with what was said before it, and ends with what everybody's ends with; any other
+        # story ends with its cause.
         crashed = attempt.error == KernelCrash.__name__
-        lines = excerpt(attempt.excerpt, EXCERPT_LINES, cause=attempt.reason, from_cause=crashed).split("\n")
+        count = EXCERPT_LINES + (BEFORE_LINES if crashed else 0)
+        lines = excerpt(attempt.excerpt, count, cause=attempt.reason, from_cause=crashed).split("\n")
         parts.append(_raw("\n".join(f"  │ {line}" for line in lines), "dim"))
     if attempt.reproduce.strip():
         parts.append(Text("  by hand:", style="dim"))

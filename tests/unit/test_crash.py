@@ -237,6 +237,16 @@ def test_a_message_behind_an_unfinished_line_counts() -> None:
     assert crash.offset == len("# half a line")
 
 
+def test_what_was_said_before_a_crash_is_told_too() -> None:
+    said = b"".join(b"[    0.%06d] line %d \x1b[2J\r\n\r\n" % (n, n) for n in range(9))
+    crash = find_crash(said + b"[    1.000001] Kernel panic - not syncing: x\n")
+    assert crash is not None
+    assert crash.title == "Kernel panic - not syncing: x"
+    assert crash.excerpt.splitlines()[0] == "[    1.000001] Kernel panic - not syncing: x"
+    assert crash.before.splitlines() == [f"[    0.{n:06}] line {n} ␛[2J" for n in range(4, 9)]
+    assert crash.in_context == f"{crash.before}\n{crash.excerpt}"
+
+
 def test_a_crash_in_mid_report_is_found_already() -> None:
     crash = find_crash(b"[    1.000001] Kernel panic - not syncing: Fatal")
     assert crash is not None

@@ -116,6 +116,7 @@ def test_a_full_disk_is_named_with_the_space_left(tmp_path: Path) -> None:
 
 def test_long_text_is_cut_and_it_is_said() -> None:
     assert one_line("A" * 10_000, 50) == "A" * 50 + "… (+9,950 characters)"
+    assert one_line("A" * 62, 50) == excerpt("A" * 62, 1, 50) == "A" * 62, "what is cut off must be longer than what says so"
     assert one_line("a\n\n  b\tc\x1b") == "a ⏎ b c␛"
     assert excerpt("\n".join(map(str, range(100))), 3) == "… 97 lines above\n97\n98\n99"
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from labctl.model import Outcome, RunResult
 from labctl.report.order import duration, sentence
-from labctl.report.text import EXCERPT_LINES, MOST_CELLS, MOST_FAILURES, as_json, cells_table, show
+from labctl.report.text import EXCERPT_LINES, MOST_CELLS, MOST_FAILURES, as_json, cells_table, show, show_failures
 from tests.report_runs import HOSTILE, QEMU, failing_run, hostile_run, large_run, ordinary_run
 
 FOLDER = Path("/nowhere")
@@ -50,7 +50,7 @@ def test_a_failure_has_cause_console_and_a_command_that_can_be_pasted() -> None:
     assert "Kernel panic - not syncing: VFS: Unable to mount root fs" in told
     assert QEMU in told.split("\n"), "the command must be a line of its own, unbroken at any width"
     console = told[: told.index("by hand")]
-    assert console.count("│") <= 12
+    assert console.count("│") <= 17
     assert "[    1.205377] Kernel panic" in console, "the lines shown are those around the cause"
 
 
@@ -90,10 +90,21 @@ def test_a_long_name_leaves_the_columns_their_words() -> None:
 
 def test_of_a_crash_the_head_is_shown() -> None:
     report = "\n".join(["[    2.0] BUG: kernel NULL pointer dereference", *(f"[    2.{n:02}]  call_{n}" for n in range(1, 40))])
-    lines = shown(crashed_run(report))
+    before = "\n".join(f"[    1.{n}] before {n}" for n in range(5))
+    lines = shown(crashed_run(f"{before}\n{report}"))
     first = next(i for i, line in enumerate(lines) if line.startswith("  │"))
-    assert lines[first] == "  │ [    2.0] BUG: kernel NULL pointer dereference"
-    assert lines[first + EXCERPT_LINES] == "  │ … 30 lines below"
+    assert lines[first : first + 6] == [f"  │ {line}" for line in f"{before}\n{report}".split("\n")[:6]]
+    assert lines[first + 5 + EXCERPT_LINES] == "  │ … 30 lines below"
+
+
+def test_who_reads_json_gets_the_failures_in_words() -> None:
+    stream = io.StringIO()
+    run = failing_run(FOLDER)
+    show_failures(run, file=stream)
+    text, table = stream.getvalue(), "\n".join(shown(run))
+    assert text.strip()
+    assert text.strip() in table
+    assert QEMU in text.split("\n")
 
 
 def test_every_cell_is_a_line() -> None:
