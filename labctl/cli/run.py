@@ -14,6 +14,7 @@ from labctl.errors import ConfigError
 from labctl.model import Channel
 
 if TYPE_CHECKING:
+    from labctl.model import Cell
     from labctl.run.prepare import Planned
 
 app = new_app(
@@ -78,7 +79,14 @@ def _show_plan(planned: Planned, as_json: bool) -> None:
     if as_json:
         print_json(
             cells=[
-                {"id": c.id, "build": c.build, "target": c.target, "suite": c.suite, "expected_s": planned.costs[c.id]}
+                {
+                    "id": c.id,
+                    "build": c.build,
+                    "target": c.target,
+                    "suite": c.suite,
+                    "expected_s": planned.costs[c.id],
+                    "expected_from": planned.costs_from[c.id],
+                }
                 for c in planned.cells
             ],
             left_out=[{"id": out.cell.id, "reason": out.reason} for out in planned.left_out],
@@ -91,7 +99,7 @@ def _show_plan(planned: Planned, as_json: bool) -> None:
                 cell.id,
                 (config := planned.targets[cell.target].config).cpus,
                 f"{config.memory >> 20} MiB",
-                f"{cost:.1f} s" if (cost := planned.costs[cell.id]) is not None else "? (never run)",
+                _expected(planned, cell),
             )
             for cell in planned.cells
         ],
@@ -99,6 +107,14 @@ def _show_plan(planned: Planned, as_json: bool) -> None:
     if planned.left_out:
         print()
         print_table(("LEFT OUT", "WHY"), [(out.cell.id, out.reason) for out in planned.left_out])
+
+
+def _expected(planned: Planned, cell: Cell) -> str:
+    """Seconds as they were, or as they may be: a cell like it tells what this one may take, not what it took."""
+    cost = planned.costs[cell.id]
+    if cost is None:
+        return "? (never run)"
+    return f"{cost:.1f} s" if planned.costs_from[cell.id] == "history" else f"~{cost:.1f} s (guess)"
 
 
 def _run(planned: Planned, workers: int | None, as_json: bool) -> int:
@@ -131,9 +147,10 @@ def _run(planned: Planned, workers: int | None, as_json: bool) -> int:
     if run is None:
         raise ConfigError("pytest ended before the run began; run it as `pytest suites --matrix NAME` to see why")
     from labctl.report.text import as_json as result_as_json
-    from labctl.report.text import show
+    from labctl.report.text import show, show_failures
 
     if as_json:
+        show_failures(run, file=sys.stderr)
         print_json(**{key: value for key, value in result_as_json(run, controller.report).items() if key != "schema"})
     else:
         show(run, controller.report)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from labctl import __version__, process
 from labctl.build.obtain import check, obtain, recipes
@@ -19,7 +20,7 @@ from labctl.machine import budget, registry, standing
 from labctl.model import Build, Cell, Channel, LeftOut, MatrixConfig, Target
 from labctl.run.matrix import expand
 from labctl.store import host
-from labctl.store.history import expected, expected_durations
+from labctl.store.history import expected, expected_durations, expected_from
 from labctl.store.writer import RunWriter
 
 
@@ -46,6 +47,8 @@ class Planned:
     left_out: tuple[LeftOut, ...]
     targets: Mapping[str, Target]
     costs: Mapping[str, float | None]
+    costs_from: Mapping[str, Literal["history", "similar"] | None]
+    """Whether the cell itself was run before, or only cells like it."""
 
     @property
     def results(self) -> Path:
@@ -118,8 +121,9 @@ def plan(lab: Lab, request: Request) -> Planned:
         raise ConfigError([Problem(f"targets/{n}.toml", "memory", why, "a target that this host can hold") for n, why in too_large.items()])
     history = expected_durations(request.results or lab.results)
     costs = {cell.id: expected(history, cell) for cell in cells}
+    costs_from = {cell.id: expected_from(history, cell) for cell in cells}
     cells.sort(key=lambda cell: -(costs[cell.id] if costs[cell.id] is not None else 1e9))  # type: ignore[operator]
-    return Planned(lab, request, tuple(cells), tuple(left_out), {n: targets[n] for n in used}, costs)
+    return Planned(lab, request, tuple(cells), tuple(left_out), {n: targets[n] for n in used}, costs, costs_from)
 
 
 def _read_all(lab: Lab) -> dict[str, Target]:

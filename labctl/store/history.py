@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from labctl.model import Cell
 from labctl.store import records
@@ -60,6 +61,13 @@ def expected(history: Mapping[str, float], cell: Cell) -> float | None:
     _, target, suite = _axes(cell.key)
     near = history.by_target_and_suite.get((target, suite))
     return near if near is not None else history.by_suite.get(suite)
+
+
+def expected_from(history: Mapping[str, float], cell: Cell) -> Literal["history", "similar"] | None:
+    """Where `expected` has it from: runs of this very cell, or of others."""
+    if cell.key in history:
+        return "history"
+    return None if expected(history, cell) is None else "similar"
 
 
 def median(values: Sequence[float]) -> float:

@@ -110,6 +110,7 @@ def test_a_dry_run_shows_cells_costs_and_what_is_left_out(made: tuple[TemporaryL
     assert sorted(cell["id"] for cell in plan["cells"]) == sorted(cell["id"] for cell in ran.data["cells"])
     costs = [cell["expected_s"] for cell in plan["cells"]]
     assert costs == sorted(costs, reverse=True)  # longest first, by what they took the last time
+    assert {cell["expected_from"] for cell in plan["cells"]} == {"history"}
     (left,) = plan["left_out"]
     assert left["id"] == f"other/{lab.target}/free"
     assert "known" in left["reason"]

@@ -239,7 +239,7 @@ def test_misbehaving_guests_fail_the_run_and_no_other_cell(bad_guests: tuple[Tem
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("flood", "did not reach ready in 30 s; last milestone: init"),
+        ("flood", r"did not reach ready in 30 s; last milestone: init at .* s; the console was flooded: \d+\.\d MB in the last 10 s$"),
         ("silent", r"silent for 10 s.*last milestone: init"),
         ("panic", "Kernel panic - not syncing: sysrq triggered crash"),
         ("exits", "Attempted to kill init"),
@@ -256,6 +256,16 @@ def test_each_guest_is_told_for_what_it_is(bad_guests: tuple[TemporaryLab, Ran],
     assert re.search(words, cell["reason"]), reasons(ran.cells)
     assert cell["attempts"] == 1  # a verdict on the build is never retried
     assert cell["duration_s"] < 60
+
+
+def test_the_failures_are_told_at_length_beside_the_json(bad_guests: tuple[TemporaryLab, Ran]) -> None:
+    _, ran = bad_guests
+    told = ran.err[ran.err.index("✗ fail panic/") :]
+    assert "│ " in told
+    assert re.search(r"^  by hand:\nqemu-system-x86_64 ", told, re.MULTILINE)
+    before, panic, _ = told.partition("] Kernel panic - not syncing: sysrq triggered crash\n")
+    assert panic
+    assert "sysrq: Trigger a crash" in before
 
 
 def test_a_guest_that_prints_rubbish_and_then_boots_passes(bad_guests: tuple[TemporaryLab, Ran]) -> None:

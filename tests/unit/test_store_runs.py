@@ -19,7 +19,7 @@ import pytest
 from labctl.errors import ConfigError, MeasurementInvalid, StorageError
 from labctl.model import Cell, Channel, Direction, LeftOut, Outcome, RunResult, Sample, TestResult
 from labctl.store.follow import Follower
-from labctl.store.history import expected, expected_durations
+from labctl.store.history import expected, expected_durations, expected_from
 from labctl.store.outcome import INTERRUPTED, NEVER_STARTED, WORKER_DIED
 from labctl.store.reader import find_run, list_runs, read_run
 from labctl.store.writer import AttemptWriter, RunWriter
@@ -433,6 +433,9 @@ def test_durations_are_expected_as_they_were(tmp_path: Path) -> None:
     assert expected(history, Cell("new", "t9", "boot", Channel.ICOUNT)) == 60.0
     assert expected(history, Cell("new", "t1", "fio")) is None
     assert expected(dict(history), Cell("new", "t2", "boot")) == 8.0
+    assert expected_from(history, Cell("b", "t1", "boot", repeat=3)) == "history"
+    assert expected_from(history, Cell("new", "t2", "boot")) == expected_from(history, Cell("new", "t9", "boot")) == "similar"
+    assert expected_from(history, Cell("new", "t1", "fio")) is None
     assert expected_durations(tmp_path / "none") == {}
 
 
