@@ -13,8 +13,12 @@ from typer.main import get_command
 
 from labctl.cli import main as cli
 from labctl.cli.main import VERBS, app
+from labctl.cli.run import _expected
 from labctl.cli.verb import complete_build, complete_matrix, complete_suite, complete_target, print_table, printable
+from labctl.config import Lab
 from labctl.errors import BuildFailed, TargetBusy
+from labctl.model import Cell
+from labctl.run.prepare import Planned, Request
 from labctl.store.writer import RunWriter
 from tests.kernels import elf
 
@@ -305,6 +309,14 @@ def test_runs_of_another_folder(labctl, lab: Path, tmp_path: Path, monkeypatch: 
     assert json.loads(labctl("runs", "show", "--results", str(elsewhere), "--json").out)["run"]["id"] == writer.id
     ran = labctl("runs", "list", "--results", str(tmp_path / "none"))
     assert (ran.status, "none is not a folder" in ran.err) == (2, True)
+
+
+def test_a_guess_is_not_shown_as_history(lab: Path) -> None:
+    cells = [Cell("b", "t", suite) for suite in ("known", "like", "new")]
+    costs = dict(zip((c.id for c in cells), (11.8, 11.8, None), strict=True))
+    sources = dict(zip((c.id for c in cells), ("history", "similar", None), strict=True))
+    planned = Planned(Lab.find(lab), Request(), tuple(cells), (), {}, costs, sources)
+    assert [_expected(planned, cell) for cell in cells] == ["11.8 s", "~11.8 s (guess)", "? (never run)"]
 
 
 def test_an_error_names_its_target_once() -> None:
