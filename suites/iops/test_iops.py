@@ -10,8 +10,8 @@ from labctl.parsers.ktap import figures
 IOPS = Metric("kernel.iops", "1/s", Direction.HIGHER, "requests of 4 KiB that the disk answered, by the kernel's clock")
 PER_REQUEST = Metric("kernel.instructions_per_request", "1", Direction.LOWER, "what the kernel runs for a request of 4 KiB", Channel.ICOUNT)
 REQUESTS = 2000
-# The kernel reports a figure as soon as it has it: from one report to the next it did what the second tells of.
-_NEXT = re.compile(rb"# bench \S+=\d+ IOPS\r?\n *(?=# bench (\S+)=\d+ IOPS)")
+# The kernel says when it begins, and reports the figure as soon as it has it.
+_MEASURED = re.compile(rb"# begin (\S+)\r?(\n) *(# bench) \1=\d+ IOPS")
 
 
 @pytest.mark.benchmark
@@ -37,8 +37,11 @@ def test_instructions_per_request(target, selftests, record):
         assert not [result for result in report.results if result.outcome is Outcome.FAIL]
         assert not report.problems, "; ".join(report.problems)
         said = target.transcript.read(boot.since)
-        told = list(_NEXT.finditer(said))
-        assert told, "the kernel reported no figures one after another"
+        told = list(_MEASURED.finditer(said))
+        figured = [figure.name for figure in figures(report) if figure.unit == "IOPS"]
+        assert figured, "the kernel reported no figure"
+        uncounted = sorted(set(figured) - {found[1].decode() for found in told})
+        assert not uncounted, f"the kernel does not say where it begins with {', '.join(uncounted)}"
         for found in told:
-            before, after = (target.instructions_at(boot.since + at) for at in (found.start(), found.end()))
+            before, after = (target.instructions_at(boot.since + found.start(part)) for part in (2, 3))
             record(PER_REQUEST, (after - before) / REQUESTS, requests=found[1].decode())

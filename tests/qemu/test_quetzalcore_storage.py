@@ -178,8 +178,9 @@ kernel = "{kernel}"
 cpus = 1
 memory = "256M"
 disk = "64M"
-boot = { deadline = 60, silence = 30 }
+boot = { deadline = 60, silence = 30, end = 30 }
 [drivers.qemu]
+icount_disk = true
 accel = "tcg"
 bios = "qboot.rom"
 disk_filesystem = "ext4"
@@ -196,7 +197,7 @@ disk_filesystem = "ext4"
     shutil.copytree(Path(__file__).parents[2] / "suites/iops", tmp_path / "suites/iops")
     own = {"LABCTL_CACHE": str(tmp_path / "cache"), "LABCTL_LOCKS": str(tmp_path / "locks"), "LABCTL_CPUS": "4"}
     ran = subprocess.run(
-        [str(LABCTL), "run", "matrix", "one", "--json"],
+        [str(LABCTL), "run", "matrix", "one", "--channel", "wall", "--channel", "icount", "--json"],
         cwd=tmp_path,
         env={**os.environ, **own},
         capture_output=True,
@@ -205,9 +206,12 @@ disk_filesystem = "ext4"
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     (samples,) = (tmp_path / "results").rglob("samples.csv")
+    found: dict[str, dict[str, list[float]]] = {}
     with samples.open(newline="") as file:
-        found = {
-            json.loads(row["params"])["requests"]: float(row["value"]) for row in csv.DictReader(file) if row["metric"] == "kernel.iops"
-        }
-    assert len(found) == 8, found
-    assert all(value > 0 for value in found.values())
+        for row in csv.DictReader(file):
+            found.setdefault(row["metric"], {}).setdefault(json.loads(row["params"])["requests"], []).append(float(row["value"]))
+    timed, counted = found["kernel.iops"], found["kernel.instructions_per_request"]
+    assert len(timed) == 8
+    assert timed.keys() == counted.keys(), "each is counted that is timed"
+    assert all(len(values) == 2 for values in counted.values()), "in two boots"
+    assert all(value > 0 for values in (*timed.values(), *counted.values()) for value in values)

@@ -345,6 +345,8 @@ fn iops(disk: &mut Nvme, area: &Area, write: bool) -> Result<(), Failure> {
             let mut users = [0; u16::BITS as usize * 4];
             let mut free: Vec<usize> = (0..depth).collect();
             let (mut begun, mut ended, mut refused) = (0, 0, false);
+            let name = format!("nvme_{}_{order}_4k_qd{depth}", if write { "write" } else { "read" });
+            println!("    # begin {name}");
             let start = time::now_ns();
             while ended < requests {
                 if begun < requests
@@ -370,8 +372,7 @@ fn iops(disk: &mut Nvme, area: &Area, write: bool) -> Result<(), Failure> {
             }
             check(!refused, "the disk refused a request")?;
             let ns = time::now_ns() - start;
-            let verb = if write { "write" } else { "read" };
-            bench(&format!("nvme_{verb}_{order}_4k_qd{depth}"), requests * 1_000_000_000 / ns.max(1), "IOPS");
+            bench(&name, requests * 1_000_000_000 / ns.max(1), "IOPS");
         }
     }
     Ok(())
