@@ -157,6 +157,7 @@ def _take(lab: Lab, name: str, on: str | None, out: Path | None) -> tuple[Profil
         digest=build.digest,
         version=build.version,
         target=target.name,
+        append=" ".join(filter(None, (target.config.append, build.append))),
         repeated=traced.repeated,
         milestones=dict(traced.plain.instructions),
         phases=phases(order, traced.snapshots, symbols),

@@ -21,6 +21,8 @@ class Profile(BaseModel):
     digest: str
     version: str
     target: str
+    append: str = ""
+    """The kernel's command line, of the target's words and the build's: beside the digest it decides what the kernel does."""
     repeated: bool
     """The profiled boot counted exactly what the boot before it did, which was not profiled."""
     milestones: Mapping[str, _Count]

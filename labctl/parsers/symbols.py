@@ -17,8 +17,11 @@ _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _SYMTAB, _EXECUTABLE = 2, 4
 _LABEL, _FUNCTION = 0, 2
+_LOCAL = 0
 _MOST_SECTIONS = 4096
-_KALLSYMS = re.compile(r"^([0-9a-f]{8,16}) [tTwW] (\S+)$", re.MULTILINE)
+_KALLSYMS = re.compile(r"^([0-9a-f]{8,16}) ([tTwW]) (\S+)$", re.MULTILINE)
+_Found = tuple[int, tuple[bool, bool], int, str]
+"""Address; whether it is but a label, and whether it is local; size; name."""
 _LAST = 4096
 """Bytes that the last function is taken to have where its size is not known."""
 
@@ -50,7 +53,7 @@ def elf_symbols(raw: bytes) -> Symbols:
         raise ValueError(f"a damaged ELF file: {error}") from None
 
 
-def _functions(raw: bytes) -> Iterable[tuple[int, int, str]]:
+def _functions(raw: bytes) -> Iterable[_Found]:
     table, size, count = struct.unpack_from("<Q", raw, 40)[0], *struct.unpack_from("<HH", raw, 58)
     if count > _MOST_SECTIONS or (count and size != _SECTION.size):
         raise ValueError(f"a damaged ELF file: {count} sections of {size} bytes")
@@ -65,18 +68,21 @@ def _functions(raw: bytes) -> Iterable[tuple[int, int, str]]:
                 continue
             # A label of assembler code names what follows it.
             if found := words[name : words.find(b"\0", name)]:
-                yield address, extent, readable(found.decode(errors="replace"))
+                yield address, (info & 15 != _FUNCTION, info >> 4 == _LOCAL), extent, readable(found.decode(errors="replace"))
 
 
 def kallsyms(text: str) -> Symbols:
     """The functions of a running Linux; each ends where the next begins. Addresses that are hidden (all zero) are no symbols."""
-    return _ordered((int(address, 16), 0, name) for address, name in _KALLSYMS.findall(text) if address.strip("0"))
+    return _ordered(
+        (int(address, 16), (False, kind == "t"), 0, name) for address, kind, name in _KALLSYMS.findall(text) if address.strip("0")
+    )
 
 
-def _ordered(found: Iterable[tuple[int, int, str]]) -> Symbols:
-    """The first of several names at one address is kept, by the alphabet: which one a table lists first is chance."""
+def _ordered(found: Iterable[_Found]) -> Symbols:
+    """Of several names at one address a function's is kept before a label's, a global one before a local one, then the first by the
+    alphabet: which one a table lists first is chance."""
     by_start: dict[int, tuple[int, str]] = {}
-    for start, size, name in sorted(found, key=lambda f: (f[0], -f[1], f[2])):
+    for start, _, size, name in sorted(found, key=lambda f: (f[0], f[1], -f[2], f[3])):
         by_start.setdefault(start, (size, name))
     starts = sorted(by_start)
     ends: list[int] = []

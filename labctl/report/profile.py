@@ -38,7 +38,7 @@ def text(profile: Profile) -> str:
     """Milestones, then the functions of each, the most first."""
     whole = sum(totals(profile).values())
     last = list(profile.milestones)[-1:] or ["nowhere"]
-    lines = [_title(profile), f"{whole:,} instructions from power-on to {last[0]}"]
+    lines = [_title(profile), *_command_line(profile), f"{whole:,} instructions from power-on to {last[0]}"]
     if not profile.repeated:
         lines.append(_DIFFERS)
     for milestone, functions in profile.phases.items():
@@ -50,7 +50,8 @@ def text(profile: Profile) -> str:
 
 def difference_text(found: Difference) -> str:
     """Which functions changed, by how many instructions."""
-    lines = [_title(found.before), _title(found.after), "", _total(found)]
+    lines = [line for one in (found.before, found.after) for line in (_title(one), *_command_line(one))]
+    lines += ["", _total(found)]
     lines += [_DIFFERS] * (not (found.before.repeated and found.after.repeated))
     lines += _change_lines("all milestones", found.functions)
     for milestone, changes in found.phases.items():
@@ -74,6 +75,7 @@ def write_profile(profile: Profile, out: Path) -> Path:
         out,
         "profile.html",
         title=_title(profile),
+        command_line=_command_line(profile),
         profile=profile,
         whole=f"{whole:,}",
         phases=phases,
@@ -89,8 +91,8 @@ def write_difference(found: Difference, out: Path) -> Path:
         out,
         "profile_diff.html",
         title=f"{found.before.build} → {found.after.build}",
-        before=_title(found.before),
-        after=_title(found.after),
+        before=[_title(found.before), *_command_line(found.before)],
+        after=[_title(found.after), *_command_line(found.after)],
         total=_total(found),
         tables=[
             {
@@ -144,6 +146,10 @@ def _change_lines(name: str, changes: Sequence[Change]) -> list[str]:
 
 def _title(profile: Profile) -> str:
     return one_line(" ".join(filter(None, (profile.build, profile.version, f"on {profile.target}", profile.digest[:19]))), 200)
+
+
+def _command_line(profile: Profile) -> list[str]:
+    return [f"command line: {one_line(profile.append, 2000)}"] if profile.append else []
 
 
 def _total(found: Difference) -> str:

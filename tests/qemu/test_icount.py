@@ -113,6 +113,8 @@ def test_another_function_is_never_blamed(kernel: Build, tmp_path: Path) -> None
     )  # fmt: skip
     assert "+1,234" in ran.stdout
     assert [line.split()[-1] for line in ran.stdout.splitlines() if line.startswith(" ") and "+1,234" in line] == ["boot_delay"] * 2
+    for count in (SLOW, SLOW + 1234):
+        assert f"variant=slow:{count}\n" in ran.stdout, "what tells the two apart"
     for page in ("profiled/profile.html", "compared/diff.html"):
         assert "boot_delay" in (tmp_path / page).read_text()
 

@@ -59,6 +59,17 @@ def elf(*symbols: tuple[str, int, int, int]) -> bytes:
     return header + names + table + b"".join(rows)
 
 
+def test_of_two_names_at_one_address_a_label_that_is_local_gives_way() -> None:
+    label, local, function = (0x10, 0x00, 0x02)  # binding and type: a global label, a local one, a local function
+    for names in (
+        (("start32", label, 0x1000, 0), ("end_of_header", local, 0x1000, 0)),
+        (("b", function, 0x1000, 0), ("a", label, 0x1000, 0)),
+    ):
+        for order in (names, names[::-1]):
+            assert elf_symbols(elf(*order)).at(0x1000) == names[0][0]
+    assert kallsyms("ffffffff81000000 t a_label\nffffffff81000000 T function\n").at(0xFFFFFFFF81000000) == "function"
+
+
 def test_elf() -> None:
     symbols = elf_symbols(elf(("entry", 0, 0x1000, 0), ("work", 2, 0x1010, 0x10), ("variable", 1, 0x1018, 8)))
     assert [symbols.at(a) for a in (0xFFF, 0x1000, 0x100F, 0x1010, 0x101F, 0x1020)] == [None, "entry", "entry", "work", "work", None]
@@ -126,6 +137,18 @@ def test_pages_of_hostile_names(tmp_path: Path) -> None:
         assert "\x1b" not in said
         assert "script-src &#39;none&#39;" in said
     assert "\x1b" not in text(evil)
+
+
+def test_two_that_differ_by_their_command_line_alone_are_told_apart(tmp_path: Path) -> None:
+    before, after = (profile(init={"a": 10}).model_copy(update={"append": f"console=ttyS0 <{name}>"}) for name in ("quiet", "debug"))
+    said = difference_text(difference(before, after))
+    page = write_difference(difference(before, after), tmp_path / "d.html").read_text()
+    for name in ("quiet", "debug"):
+        assert f"command line: console=ttyS0 <{name}>\n" in said
+        assert f"command line: console=ttyS0 &lt;{name}&gt;" in page
+    assert "&lt;br&gt;" not in page
+    assert "<debug>" in text(after)
+    assert "&lt;debug&gt;" in write_profile(after, tmp_path / "p.html").read_text()
 
 
 def test_a_profile_comes_back_from_its_file_as_it_was() -> None:
