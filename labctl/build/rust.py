@@ -25,10 +25,13 @@ from pydantic import Field
 from labctl.build import image
 from labctl.build.cache import Artefact, Made, now
 from labctl.build.protocols import Builder, Context, Options, Plan
-from labctl.errors import BuildFailed, HostToolMissing
+from labctl.deadline import Deadline
+from labctl.errors import BuildFailed, HostToolMissing, ManagementError
 from labctl.model import Provenance
 from labctl.process import run
 
+ANSWER_S = 30.0
+"""Seconds that a compiler or linker is given to say what it is."""
 _INSTALL = "apt-get install -y rustc-web rust-web-src lld"
 
 _TARGETS = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-none", "riscv64": "riscv64gc-unknown-none-elf"}
@@ -112,7 +115,7 @@ class FromRust:
 
     def plan(self, options: RustOptions, context: Context) -> Plan:
         source = _source(options, context)
-        compiler = _compiler(_target(options, context), options.oldest, context)
+        compiler = _compiler(_target(options, context), options.oldest, context.deadline)
         identity = {
             "builder": "rust",
             "source": _digest(source, context),
@@ -123,7 +126,7 @@ class FromRust:
         return Plan(identity, options.version, options.source)
 
     def make(self, options: RustOptions, plan: Plan, folder: Path, context: Context) -> Made:
-        compiler = _compiler(_target(options, context), options.oldest, context)
+        compiler = _compiler(_target(options, context), options.oldest, context.deadline)
         kernel = folder / "kernel"
         arguments = [*_arguments(options, context), f"-Clinker={_linker(compiler, context)[0]}", "-o", str(kernel)]
         if not compiler.brings_core:
@@ -199,12 +202,23 @@ def _arguments(options: RustOptions, context: Context) -> list[str]:
     ]
 
 
-def _compiler(target: str, oldest: str, context: Context) -> _Compiler:
+def usable_compiler(deadline: Deadline) -> str:
+    """What the host's compiler is, and where, if it does for kernels of every architecture; HostToolMissing with what it lacks."""
+    oldest = RustOptions.model_fields["oldest"].default
+    (found, *_) = [_compiler(target, oldest, deadline) for target in _TARGETS.values()]
+    return f"{found.title} at {found.path}"
+
+
+def _compiler(target: str, oldest: str, deadline: Deadline) -> _Compiler:
     """The first ``rustc`` in PATH that is new enough and can compile for the target. HostToolMissing with what the best of them lacks."""
     lacks = HostToolMissing("the host has no rustc", remedy=_INSTALL)
     wanted = tuple(int(part) for part in oldest.split("."))
     for path in _in_path("rustc"):
-        version, sysroot = (run([path, *words], context.deadline) for words in (["-vV"], ["--print", "sysroot"]))
+        try:
+            version, sysroot = (run([path, *words], deadline.sooner(ANSWER_S)) for words in (["-vV"], ["--print", "sysroot"]))
+        except ManagementError as error:
+            lacks = HostToolMissing(f"{path} does not work: {error.message}", remedy=_INSTALL)
+            continue
         if version.status or sysroot.status:
             lacks = HostToolMissing(f"{path} does not work: {version.words if version.status else sysroot.words}", remedy=_INSTALL)
             continue
@@ -234,7 +248,7 @@ def _linker(compiler: _Compiler, context: Context) -> tuple[str, str]:
     path = str(own) if own is not None else next(_in_path("ld.lld"), None)
     if path is None:
         raise HostToolMissing("the host has no ld.lld, which links kernels in Rust", remedy=_INSTALL)
-    return path, run([path, *(["-flavor", "gnu"] if own is not None else []), "--version"], context.deadline).out.strip()
+    return path, run([path, *(["-flavor", "gnu"] if own is not None else []), "--version"], context.deadline.sooner(ANSWER_S)).out.strip()
 
 
 # --- core, compiler_builtins and alloc for a machine without an operating system

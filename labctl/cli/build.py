@@ -51,7 +51,7 @@ def build(
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         begun = [pool.submit(obtain, lab, name, progress=_tell) for name in wanted]
         try:
-            failed = [why for each in begun if isinstance(why := each.exception(), LabctlError)]
+            failed = _each_once([(name, why) for name, each in zip(wanted, begun, strict=True) if (why := each.exception())])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C: what has not begun is not begun
             raise
@@ -64,6 +64,19 @@ def build(
         print_json(builds=[asdict(each) for each in made])
     else:
         print_table(("BUILD", "VERSION", "DIGEST", "KERNEL"), [(each.name, each.version, each.digest[:19], each.kernel) for each in made])
+
+
+def _each_once(failed: list[tuple[str, BaseException]]) -> list[LabctlError]:
+    """What went wrong, the same words once, with the names of all builds that they are about."""
+    about: dict[tuple[type, str], tuple[LabctlError, list[str]]] = {}
+    for name, why in failed:
+        if isinstance(why, LabctlError):
+            words = why.message.removeprefix(f"{name}: ")
+            about.setdefault((type(why), words), (why, []))[1].append(name)
+    for (_, words), (why, names) in about.items():
+        if len(names) > 1:
+            why.message = f"{', '.join(names)}: {words}"
+    return [why for why, _ in about.values()]
 
 
 def _tell(line: str) -> None:

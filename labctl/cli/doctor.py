@@ -34,7 +34,6 @@ OPTIONAL = {
     "git": "names the commit of a source tree",
     "ipmi_sim": "is the BMC of a virtual server",
     "ipmitool": "carries a real server's console over its BMC",
-    "rustc": "builds the reference kernel",
     "ld.lld": "links it",
     "qemu-system-aarch64": "is the machine of targets for Arm",
     "qemu-system-riscv64": "is the machine of targets for RISC-V",
@@ -96,6 +95,7 @@ def _checks() -> Iterator[Check]:
         yield _program(program, why, State.MISSING)
     for program, why in OPTIONAL.items():
         yield _program(program, why, State.NOTE)
+    yield _rust()
     yield _kvm()
     yield from _folders()
     yield from _targets()
@@ -108,6 +108,17 @@ def _program(program: str, why: str, absent: State) -> Check:
         return Check(program, State.OK, process.find(program))
     except HostToolMissing as error:
         return Check(program, absent, f"not found; it {why}", f"sudo {error.remedy}")
+
+
+def _rust() -> Check:
+    """By the check of the builder itself: a compiler that is there may be too old, or lack what a kernel needs."""
+    from labctl.build.rust import usable_compiler
+    from labctl.deadline import Deadline
+
+    try:
+        return Check("rustc", State.OK, usable_compiler(Deadline.after(60.0)))
+    except InfraError as error:
+        return Check("rustc", State.NOTE, f"{error.message}; it builds the reference kernel", f"sudo {error.remedy}")
 
 
 def _kvm() -> Check:

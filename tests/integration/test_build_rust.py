@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from labctl.build import rust
 from labctl.build.obtain import obtain
 from labctl.config import Lab
 from labctl.errors import BuildFailed, ConfigError, HostToolMissing
@@ -168,6 +169,14 @@ def test_no_compiler(tree: Tree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         tree.build(monkeypatch)
     assert caught.value.remedy == "apt-get install -y rustc-web rust-web-src lld"
     assert "\n" not in caught.value.remedy
+
+
+def test_a_compiler_that_never_answers(tree: Tree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program(tmp_path / "stuck", "rustc", f"exec {shutil.which('sleep')} 300")
+    monkeypatch.setattr(rust, "ANSWER_S", 0.5)
+    monkeypatch.setenv("PATH", str(tmp_path / "stuck"))
+    with pytest.raises(HostToolMissing, match=r"stuck/rustc does not work: .* did not end within 0\.5 s"):
+        tree.build(monkeypatch)
 
 
 def test_a_compiler_that_is_too_old(tree: Tree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -170,6 +170,19 @@ def test_doctor_says_what_is_missing_and_how_to_mend_it(fresh_lab: Path, environ
     }
 
 
+def test_doctor_refuses_the_compiler_that_a_build_refuses(fresh_lab: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    old = tmp_path / "rustc"
+    old.write_text('#!/bin/sh\n[ "$1" = -vV ] && echo "rustc 1.63.0 (4b91a6ea7 2022-08-08)" && echo "release: 1.63.0"\nexit 0\n')
+    old.chmod(0o755)
+    poor = {**environment, "PATH": str(tmp_path)}
+    done = subprocess.run([LABCTL, "doctor", "--json"], cwd=fresh_lab, env=poor, capture_output=True, text=True, check=False)
+    (found,) = (check for check in json.loads(done.stdout)["checks"] if check["what"] == "rustc")
+    assert found["state"] == "note"
+    assert "rustc 1.63.0" in found["found"]
+    assert "is too old: 1.88 or newer is needed" in found["found"]
+    assert found["mend"] == "sudo apt-get install -y rustc-web rust-web-src lld"
+
+
 @pytest.mark.qemu
 def test_kvm_probes_guest_runs(tmp_path: Path) -> None:
     """Under emulation the guest gets to its last instruction: so where it does not under KVM, KVM is at fault."""
