@@ -15,6 +15,7 @@ from labctl.build.obtain import obtain
 from labctl.config import Lab
 from labctl.errors import BuildFailed, ConfigError, HostToolMissing
 from labctl.model import Build
+from tests.temporary_lab import LABCTL
 
 KERNEL = """\
 #![no_std]
@@ -217,3 +218,22 @@ def test_settings_of_the_users_own_builds_do_not_leak_in(tree: Tree, monkeypatch
 def test_what_it_leaves_is_an_executable_with_its_symbols(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     said = subprocess.run(["nm", tree.build(monkeypatch).kernel], capture_output=True, text=True, check=True).stdout
     assert " T _start" in said
+
+
+@needs_rust
+def test_what_is_wrong_with_several_builds_is_said_once(tree: Tree) -> None:
+    tree.write("src/words.rs", WORDS + 'fn broken() -> u8 { "x" }\n')
+    recipe = tree.root / "lab/kernel/mine.toml"
+    recipe.with_name("other.toml").write_text(recipe.read_text().replace("[rust]", '[rust]\ncfg = ["other"]'))
+    done = subprocess.run(
+        [LABCTL, "build", "--all"],
+        cwd=tree.root / "lab",
+        env={**os.environ, "LABCTL_CACHE": str(tree.root / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("error[E0308]: mismatched types") == 1, done.stderr
+    assert "mine, other: mine-kernel does not compile:" in done.stderr
