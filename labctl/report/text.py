@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ EXCERPT_LINES = 10
 
 _COLUMNS = ("OUTCOME", "BUILD", "TARGET", "SUITE", "READY", "TIME", "TRIES", "WHY")
 _NUMBERS = ("READY", "TIME", "TRIES")
+_WHY = 120
+"""Characters of a reason in the table."""
+_FOLDERS = re.compile(r"(?<!\S)/(?:[^\s/:]+/)+(?=[^\s/:])")
 _GAP = "  "
 _INDENT = 4
 """Of a reason beneath its row."""
@@ -221,7 +225,7 @@ def _row(run: RunResult, result: CellResult) -> tuple[Text, ...]:
         Text(_ready(result)),
         Text(f"{result.duration_s:.1f} s"),
         Text(str(len(result.attempts))),
-        Text("" if word else one_line(result.reason, 120), style="dim" if result.outcome not in BAD else ""),
+        Text("" if word else _why(result.reason), style="dim" if result.outcome not in BAD else ""),
     )
 
 
@@ -232,6 +236,11 @@ def _verdict(run: RunResult) -> tuple[str, str]:
         return f"· {INTERRUPTED}", "bold yellow"
     glyph, style = _LOOKS[run.outcome]
     return f"{glyph} {run.outcome}", style
+
+
+def _why(reason: str) -> str:
+    """A reason for the table. Where it is too long for that, files are named without their folders: the cause may stand behind a path."""
+    return one_line(reason if len(reason) <= _WHY else _FOLDERS.sub("…/", reason), _WHY)
 
 
 def _name(name: str) -> str:

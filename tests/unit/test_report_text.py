@@ -88,6 +88,15 @@ def test_a_long_name_leaves_the_columns_their_words() -> None:
     assert "…" not in text[: text.index("left out")]
 
 
+def test_the_cause_behind_a_long_path_is_in_the_table() -> None:
+    run = failing_run(FOLDER)
+    cause = f"cannot write /{'a-folder/' * 20}events.jsonl: No space left on device (0.0 MiB free there)"
+    failed = replace(run.cells[6], reason=cause)
+    rows = shown(replace(run, cells=(*run.cells[:6], failed, *run.cells[7:])))
+    assert any(row.endswith("cannot write …/events.jsonl: No space left on device (0.0 MiB free there)") for row in rows)
+    assert f"  {cause}" in rows, "below the table it is said in full"
+
+
 def test_of_a_crash_the_head_is_shown() -> None:
     report = "\n".join(["[    2.0] BUG: kernel NULL pointer dereference", *(f"[    2.{n:02}]  call_{n}" for n in range(1, 40))])
     before = "\n".join(f"[    1.{n}] before {n}" for n in range(5))
