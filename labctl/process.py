@@ -225,6 +225,8 @@ def fork(work: Callable[[], None]) -> int:
         os.close(devnull)
         work()
         os._exit(0)
+    except KeyboardInterrupt:
+        os._exit(130)
     except BaseException:  # noqa: BLE001  # nothing of it may run on in the copy
         traceback.print_exc()
     finally:

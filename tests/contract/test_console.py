@@ -19,7 +19,7 @@ pytestmark = pytest.mark.qemu
 
 def test_nothing_is_lost_while_nobody_looks(rig: Rig, session: Session) -> None:
     count = rig.flood
-    session.booted()
+    session.run("true")  # the BMC simulator may lose the first packet that is typed at it; a shell asks again
     since = session.transcript.size
     session.machine.console.write(f'seq 100000 {100000 + count}; echo "the ""end"\n'.encode())
     # Nobody looks at the bytes: only how many there are is asked for.
