@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from labctl.deadline import Deadline
+from labctl.deadline import Deadline, DeadlineExpired
 from labctl.errors import (
     CommandFailed,
     ConsoleLost,
@@ -35,6 +35,8 @@ from labctl.parsers.crash import find_crash
 
 POWER_DEADLINE = 30.0
 """Seconds for one power verb, or for a build to be put on the machine."""
+_ENDING = 2.0
+"""Seconds between a console that takes no more bytes and the end of what it says, at most."""
 COMMAND_DEADLINE = 60.0
 """Seconds for one command, unless the caller says otherwise."""
 
@@ -253,6 +255,8 @@ class Session:
         """A console that ended because its machine went off tells of the machine; the lab has lost nothing."""
         if not isinstance(error, ConsoleLost):
             return error
+        with suppress(DeadlineExpired):
+            self.transcript.wait_end(Deadline.after(_ENDING))  # typing may fail a moment before the machine is seen to be off
         try:
             if self.machine.power.state(Deadline.after(POWER_DEADLINE)) is not PowerState.OFF:
                 return error
