@@ -20,7 +20,7 @@ matrix:
 
 test:
 	@scripts/bootstrap test
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest -n 2 $(ARGS)
 
 bench:
 	@scripts/bootstrap

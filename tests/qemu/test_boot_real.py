@@ -107,7 +107,6 @@ def _kill(name: str) -> None:
 @pytest.mark.parametrize(
     ("qemu", "words"),
     [
-        ({"machine": "no-such-machine"}, "no-such-machine|unsupported machine"),
         ({"extra": ["-no-such-option"]}, "no-such-option"),
         ({"extra": ["-m", "64T"]}, "memory|allocate|RAM"),
         ({"cpu": "no-such-cpu"}, "no-such-cpu"),
