@@ -241,9 +241,13 @@ def interrupt_once(*, always: Collection[signal.Signals] = ()) -> None:
     the cleaning up, and an impatient second one would break it off. A signal that this process was started to ignore (nohup, a shell's
     background job) stays ignored, unless it is in ``always``."""
 
+    def nothing(*_: object) -> None:
+        pass
+
     def interrupt(*_: object) -> None:
         for each in ENDING_SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
+            # Not SIG_IGN: Python complains of a second signal that had come by now and finds that.
+            signal.signal(each, nothing)
         raise KeyboardInterrupt
 
     for each in ENDING_SIGNALS:
