@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from labctl.histogram import Histogram
 
 SCHEMA = 1
 """Version of every file labctl writes."""
@@ -321,6 +323,22 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Distribution:
+    """Many observations of a metric, counted in one histogram. All else is as of a `Sample`."""
+
+    metric: str
+    histogram: Histogram
+    unit: str
+    direction: Direction
+    channel: Channel
+    test: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    index: int = 0
+    at: float = 0.0
+    conditions: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TestResult:
     """One test in one attempt."""
 
@@ -362,6 +380,7 @@ class Attempt:
     """False if the run was killed in the middle of it."""
     waited_s: float = 0.0
     """Seconds before that in which it waited for its target and its share of the host."""
+    distributions: tuple[Distribution, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -385,11 +404,20 @@ class CellResult:
     @property
     def samples(self) -> tuple[Sample, ...]:
         """Those that passing tests recorded, of all attempts; of a test without a result the attempt's own outcome decides."""
-        found: list[Sample] = []
-        for attempt in self.attempts:
-            outcomes = {test.name: test.outcome for test in attempt.tests}
-            found += (s for s in attempt.samples if outcomes.get(s.test, attempt.outcome) is Outcome.PASS)
-        return tuple(found)
+        return tuple(sample for attempt in self.attempts for sample in _trusted(attempt, attempt.samples))
+
+    @property
+    def distributions(self) -> tuple[Distribution, ...]:
+        """As `samples`."""
+        return tuple(found for attempt in self.attempts for found in _trusted(attempt, attempt.distributions))
+
+
+_Recorded = TypeVar("_Recorded", Sample, Distribution)
+
+
+def _trusted(attempt: Attempt, recorded: Iterable[_Recorded]) -> Iterator[_Recorded]:
+    outcomes = {test.name: test.outcome for test in attempt.tests}
+    return (one for one in recorded if outcomes.get(one.test, attempt.outcome) is Outcome.PASS)
 
 
 @dataclass(frozen=True)

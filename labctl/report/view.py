@@ -47,6 +47,7 @@ MOST_PHASES = 6
 SLOWEST = 10
 EXCERPT_LINES = 60
 RAW = ("console.log", "events.jsonl")
+BESIDE = ("samples.csv", "histograms.csv", "junit.xml")
 
 T = TypeVar("T")
 Shown = Mapping[str, Any]
@@ -102,7 +103,7 @@ def page(run: RunResult, out: Path, raw_base: str) -> dict[str, Any]:
         "host": [(key, _host_value(key, value)) for key, value in run.host.items()],
         "builds": Some.of(((name, _build(table)) for name, table in sorted(run.builds.items())), MOST_LISTED),
         "targets": Some.of(((name, _target(run.targets[name])) for name in sorted(run.targets, key=natural)), MOST_LISTED),
-        "raw": [*links.of_run(), *((name, name) for name in ("samples.csv", "junit.xml") if (out.parent / name).is_file())],
+        "raw": [*links.of_run(), *((name, name) for name in BESIDE if (out.parent / name).is_file())],
     }  # fmt: skip
 
 
@@ -152,7 +153,7 @@ class _Links:
         return [(name, self._href(place / name)) for name in RAW if (attempt.folder / name).is_file()]
 
     def of_run(self) -> list[tuple[str, str]]:
-        names = ("samples.parquet", "events.jsonl", "run.json", "end.json")
+        names = ("samples.parquet", "histograms.parquet", "events.jsonl", "run.json", "end.json")
         return [(name, self._href(Path(name))) for name in names if (self.folder / name).is_file()]
 
     def _href(self, place: Path) -> str:

@@ -10,7 +10,6 @@ import ctypes
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -29,12 +28,12 @@ from labctl.machine.boot import Boot
 from labctl.machine.expect import ConsoleExpect
 from labctl.machine.protocols import CommandResult, Shell
 from labctl.machine.session import COMMAND_DEADLINE, Session
-from labctl.model import Build, Cell, Channel, Metric, Outcome, RunResult, Sample, TestResult, parse_size
+from labctl.model import Build, Cell, Channel, Outcome, RunResult, TestResult, parse_size
 from labctl.run.attempt import CellAttempt
 from labctl.run.boot_figures import record_figures
+from labctl.run.recording import Recorder
 from labctl.run.scheduler import IDLE, CellScheduling
 from labctl.run.work import Work
-from labctl.store import host
 from labctl.store.outcome import run_outcome
 from labctl.store.reader import read_run
 from labctl.store.writer import RunWriter
@@ -511,7 +510,7 @@ def unmet(wanted: Mapping[str, Any], config: Any, build: Build) -> str:
     return ""
 
 
-FIXTURES = ("cell", "build", "target", "booted", "shell", "console", "record", "record_boot", "selftests")
+FIXTURES = ("cell", "build", "target", "booted", "shell", "console", "record", "record_boot", "record_histogram", "selftests")
 
 
 # --- fixtures ---------------------------------------------------------------------------------------------------------
@@ -591,41 +590,24 @@ def selftests(request: pytest.FixtureRequest, target: Session) -> Callable[[Boot
     return read
 
 
+def _recorder(request: pytest.FixtureRequest, cell: Cell) -> Recorder:
+    own = {k: str(v) for k, v in getattr(request.node, "callspec", None).params.items() if k != "cell"}  # type: ignore[union-attr]
+    return Recorder(request.config.stash[CELLS].attempt, cell, _name(request.node), own)
+
+
 @pytest.fixture
 def record(request: pytest.FixtureRequest, cell: Cell) -> Callable[..., None]:
     """``record(METRIC, value, **params)``: one observation. The cell's axes and the test's parameters are attached by themselves.
 
     In a cell of the channel ``icount`` figures of real time are left out: a suite need not know on which channel it runs.
     """
-    attempt = request.config.stash[CELLS].attempt
-    name = _name(request.node)
-    own = {k: str(v) for k, v in getattr(request.node, "callspec", None).params.items() if k != "cell"}  # type: ignore[union-attr]
-    counts: dict[tuple[str, str], int] = {}
+    return _recorder(request, cell).sample
 
-    def take(metric: Metric, value: float, **params: object) -> None:
-        if cell.channel is Channel.ICOUNT and metric.channel is Channel.WALL and (metric.unit == "s" or metric.unit.endswith("/s")):
-            return  # where instructions are counted real time says nothing
-        if cell.channel is Channel.WALL and metric.channel is Channel.ICOUNT:
-            raise MeasurementInvalid(f"{metric.name} counts instructions, and this cell runs in real time")
-        all_params = own | {key: str(v) for key, v in params.items()}
-        key = (metric.name, repr(sorted(all_params.items())))
-        index = counts[key] = counts.get(key, -1) + 1
-        attempt.record.sample(
-            Sample(
-                metric.name,
-                float(value),
-                metric.unit,
-                metric.direction,
-                cell.channel,
-                name,
-                all_params,
-                index,
-                time.time(),
-                host.conditions() | attempt.conditions(),
-            )
-        )
 
-    return take
+@pytest.fixture
+def record_histogram(request: pytest.FixtureRequest, cell: Cell) -> Callable[..., None]:
+    """``record_histogram(METRIC, histogram, **params)``: many observations at once, else as `record`."""
+    return _recorder(request, cell).histogram
 
 
 @pytest.fixture

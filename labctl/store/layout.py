@@ -11,6 +11,7 @@
           events.jsonl            all that became known, one JSON object a line
           ...                     whatever else the attempt leaves (its transcript)
         samples.parquet           all samples; written at the end, if there are any
+        histograms.parquet        all histograms, likewise
         end.json                  how it ended, a summary; written last
 """
 
@@ -29,6 +30,7 @@ END = "end.json"
 EVENTS = "events.jsonl"
 CELLS = "cells"
 SAMPLES = "samples.parquet"
+HISTOGRAMS = "histograms.parquet"
 LATEST = "latest"
 
 _NAME = re.compile(NAME_PATTERN)

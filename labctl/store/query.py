@@ -1,4 +1,4 @@
-"""Questions over the samples of many runs, by DuckDB in memory over the files. Nothing is kept: the files are the truth."""
+"""Questions over the samples and histograms of many runs, by DuckDB in memory over the files. Nothing is kept: the files are the truth."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import duckdb
 
 from labctl.errors import ConfigError, StorageError
 from labctl.model import RunResult
-from labctl.store import layout, records
-from labctl.store.parquet import COLUMNS, literal, load, sample_rows
+from labctl.store import records
+from labctl.store.parquet import HISTOGRAMS, SAMPLES, Table, literal, load
 from labctl.store.reader import RunSummary, end_of, end_record, list_runs, read_run
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_ORDER = 'started_at, run, cell, attempt, metric, "index"'
 _LEAST_PARQUET = 12
 """Bytes: the magic number twice, and the length of what stands between."""
 _RUNS = {
@@ -52,14 +53,26 @@ _CELLS = {
 
 def samples_frame(folder_or_folders: Path | Iterable[Path]) -> pd.DataFrame:
     """All samples of a run, or of several, in a frame with the columns of `COLUMNS`. StorageError if one of them is no run."""
+    return _frame(folder_or_folders, SAMPLES)
+
+
+def histograms_frame(folder_or_folders: Path | Iterable[Path]) -> pd.DataFrame:
+    """All histograms of a run, or of several, with the columns of `HISTOGRAM_COLUMNS`. StorageError if one of them is no run."""
+    return _frame(folder_or_folders, HISTOGRAMS)
+
+
+def _frame(folder_or_folders: Path | Iterable[Path], table: Table) -> pd.DataFrame:
     folders = [folder_or_folders] if isinstance(folder_or_folders, Path) else list(folder_or_folders)
     with duckdb.connect() as database:
-        _samples(database, folders)
-        return database.execute('SELECT * FROM samples ORDER BY started_at, run, cell, attempt, metric, "index"').df()
+        _view(database, table, folders)
+        return database.execute(f"SELECT * FROM {table.name} ORDER BY {_ORDER}").df()  # noqa: S608 - only names of ours
 
 
 def sql(results: Path, query: str) -> pd.DataFrame:
-    """The answer to a query over the views ``samples``, ``cells`` and ``runs`` of all runs. ConfigError for one that fails."""
+    """The answer to a query over the views ``samples``, ``histograms``, ``cells`` and ``runs`` of all runs.
+
+    ConfigError for one that fails.
+    """
     with duckdb.connect() as database:
         _runs(database, results)
         try:
@@ -75,30 +88,31 @@ def _runs(database: duckdb.DuckDBPyConnection, results: Path) -> None:
     unended = {run.id: read_run(run.folder) for run in runs if not run.finished}
     load(database, "runs", _RUNS, (_run_row(run, unended.get(run.id)) for run in runs))
     load(database, "cells", _CELLS, (row for run in runs for row in _cell_rows(run, unended.get(run.id))))
-    _samples(database, [run.folder for run in runs if run.samples or not run.finished], known=unended)
+    _view(database, SAMPLES, [run.folder for run in runs if run.samples or not run.finished], known=unended)
+    _view(database, HISTOGRAMS, [run.folder for run in runs if run.histograms or not run.finished], known=unended)
 
 
-def _samples(database: duckdb.DuckDBPyConnection, folders: Iterable[Path], known: dict[str, RunResult] | None = None) -> None:
-    """The view ``samples``: Parquet files where they are whole, the events of the others."""
+def _view(database: duckdb.DuckDBPyConnection, table: Table, folders: Iterable[Path], known: dict[str, RunResult] | None = None) -> None:
+    """The view of a table's name: Parquet files where they are whole, the events of the others."""
     files: list[Path] = []
     loose: list[RunResult] = []
     for folder in folders:
-        file = folder / layout.SAMPLES
+        file = folder / table.file
         if _is_whole(file) and end_of(folder) is not None:
             files.append(file)
         else:
             loose.append((known or {}).get(folder.name) or read_run(folder))
-    load(database, "loose_samples", COLUMNS, (row for run in loose for row in sample_rows(run)))
-    columns = ", ".join(f'"{name}"' for name in COLUMNS)
-    parts = [f"SELECT {columns} FROM loose_samples"]  # noqa: S608 - only names of ours
+    load(database, f"loose_{table.name}", table.columns, (row for run in loose for row in table.rows(run)))
+    columns = ", ".join(f'"{name}"' for name in table.columns)
+    parts = [f"SELECT {columns} FROM loose_{table.name}"]  # noqa: S608 - only names of ours
     if files:
         # A path may hold what DuckDB takes for a pattern.
         listed = ", ".join(literal(glob.escape(str(file))) for file in files)
         parts.append(f"SELECT {columns} FROM read_parquet([{listed}], union_by_name=true)")  # noqa: S608 - quoted by `literal`
     try:
-        database.execute(f"CREATE VIEW samples AS {' UNION ALL '.join(parts)}")
+        database.execute(f"CREATE VIEW {table.name} AS {' UNION ALL '.join(parts)}")
     except duckdb.Error as error:
-        raise StorageError(f"the samples cannot be read: {str(error).splitlines()[0]}") from error
+        raise StorageError(f"the {table.name} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _is_whole(file: Path) -> bool:

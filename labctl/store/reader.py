@@ -15,7 +15,7 @@ from typing import Any
 
 from labctl.config import nearest
 from labctl.errors import ConfigError, Problem, StorageError
-from labctl.model import SCHEMA, Attempt, Cell, CellResult, LeftOut, Outcome, RunResult, Sample, TestResult
+from labctl.model import SCHEMA, Attempt, Cell, CellResult, Distribution, LeftOut, Outcome, RunResult, Sample, TestResult
 from labctl.store import layout, records
 from labctl.store.disk import MOST_DOCUMENT, claimed, lines, open_regular, storage_error
 from labctl.store.outcome import INTERRUPTED, RUNNING, WAITING, WORKER_DIED, cell_outcome
@@ -48,6 +48,7 @@ class RunSummary:
     counts: Mapping[Outcome, int]
     """Cells by outcome; empty if the run did not end."""
     samples: int
+    histograms: int
 
 
 def read_run(folder: Path, *, ending: tuple[Outcome, bool] | None = None) -> RunResult:
@@ -136,6 +137,7 @@ def end_record(run: RunResult) -> dict[str, Any]:
         "interrupted": run.interrupted,
         "counts": dict(Counter(cell.outcome.value for cell in run.cells)),
         "samples": sum(len(attempt.samples) for cell in run.cells for attempt in cell.attempts),
+        "histograms": sum(len(attempt.distributions) for cell in run.cells for attempt in cell.attempts),
         "cells": [
             {
                 **records.cell_record(result.cell),
@@ -213,6 +215,7 @@ def _summary(folder: Path) -> RunSummary:
         cells=len(records.items(about.get("cells"))),
         counts={o: records.integer(counts[o.value], 0) for o in Outcome if o.value in counts},
         samples=records.integer(about.get("samples"), 0),
+        histograms=records.integer(about.get("histograms"), 0),
     )
 
 
@@ -271,6 +274,7 @@ def _read_attempt(folder: Path, number: int, unended: str) -> tuple[Attempt, flo
     worker = ""
     tests: dict[str, TestResult] = {}
     samples: list[Sample] = []
+    distributions: list[Distribution] = []
     milestones: dict[str, float] = {}
     first_boot: int | None = None
     stamps: tuple[tuple[float, str], ...] = ()
@@ -293,6 +297,8 @@ def _read_attempt(folder: Path, number: int, unended: str) -> tuple[Attempt, flo
                     tests[result.name] = result
                 case "sample":
                     samples.append(records.sample(fields))
+                case "histogram":
+                    distributions.append(records.distribution(fields))
                 case "milestone":
                     boot = records.integer(fields.get("boot"), 0)
                     name, seconds = records.text(fields.get("name")), records.seconds(fields.get("seconds"))
@@ -326,6 +332,7 @@ def _read_attempt(folder: Path, number: int, unended: str) -> tuple[Attempt, flo
         folder=folder,
         complete=end is not None,
         waited_s=waited,
+        distributions=tuple(distributions),
     )
     return attempt, until, skipped
 

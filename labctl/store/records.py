@@ -17,7 +17,8 @@ from typing import Any, TypeVar, overload
 
 from pydantic_core import from_json
 
-from labctl.model import SCHEMA, Cell, Channel, Direction, LeftOut, Outcome, Sample, TestResult
+from labctl.histogram import Histogram
+from labctl.model import SCHEMA, Cell, Channel, Direction, Distribution, LeftOut, Outcome, Sample, TestResult
 from labctl.store.disk import MOST_LINE
 
 E = TypeVar("E", bound=Enum)
@@ -27,6 +28,7 @@ MOST_TEXT = 256 << 10
 _MOST_INTEGER = 1 << 53
 _MOST_SECONDS = 1e10
 _MOST_REPEAT = 1_000_000
+_MOST_DIGITS = 40
 _RESERVED = frozenset({"t", "schema", "kind"})
 
 
@@ -93,6 +95,26 @@ def sample_record(sample: Sample) -> dict[str, Any]:
         "index": sample.index,
         "at": sample.at,
         "conditions": {name: value for name, value in sample.conditions.items() if math.isfinite(value)},
+    }
+
+
+def distribution_record(found: Distribution) -> dict[str, Any]:
+    histogram = found.histogram
+    return {
+        "metric": found.metric,
+        "unit": found.unit,
+        "direction": found.direction.value,
+        "channel": found.channel.value,
+        "test": found.test,
+        "params": dict(found.params),
+        "index": found.index,
+        "at": found.at,
+        "conditions": {name: value for name, value in found.conditions.items() if math.isfinite(value)},
+        "step": histogram.step,
+        "min": histogram.minimum,
+        "max": histogram.maximum,
+        "sum": str(histogram.total),  # it may be larger than the whole numbers that every reader of JSON holds
+        "bins": histogram.bins,
     }
 
 
@@ -261,6 +283,34 @@ def sample(found: Mapping[str, Any]) -> Sample:
     return Sample(
         metric=text(found.get("metric")),
         value=number(found.get("value")),
+        unit=text(found.get("unit")),
+        direction=choice(Direction, found.get("direction")),
+        channel=choice(Channel, found.get("channel")),
+        test=text(found.get("test"), ""),
+        params=texts(found.get("params")),
+        index=integer(found.get("index"), 0),
+        at=seconds(found.get("at"), 0.0),
+        conditions=numbers(found.get("conditions")),
+    )
+
+
+def distribution(found: Mapping[str, Any]) -> Distribution:
+    """Malformed for half a figure, and for a histogram whose parts contradict each other."""
+    bins: list[tuple[int, int]] = []
+    for pair in items(found.get("bins")):
+        if len(items(pair)) != 2:
+            raise Malformed("a bin is a pair")
+        bins.append((integer(pair[0]), integer(pair[1])))
+    summed = text(found.get("sum"))
+    if not (summed.isascii() and summed.isdigit() and len(summed) < _MOST_DIGITS):
+        raise Malformed("no sum of a histogram")
+    try:
+        histogram = Histogram(tuple(bins), integer(found.get("min")), integer(found.get("max")), int(summed), number(found.get("step")))
+    except ValueError as error:
+        raise Malformed(str(error)) from None
+    return Distribution(
+        metric=text(found.get("metric")),
+        histogram=histogram,
         unit=text(found.get("unit")),
         direction=choice(Direction, found.get("direction")),
         channel=choice(Channel, found.get("channel")),

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from labctl.errors import MeasurementInvalid, StorageError
-from labctl.model import SCHEMA, Cell, LeftOut, Outcome, RunResult, Sample, TestResult
+from labctl.model import SCHEMA, Cell, Distribution, LeftOut, Outcome, RunResult, Sample, TestResult
 from labctl.store import layout, records
 from labctl.store.disk import LineFile, make_folder, storage_error, write_atomically
 from labctl.store.reader import end_record, read_run
@@ -124,10 +124,15 @@ class RunWriter:
         """Gather the samples into one file, write end.json last, and return the run as read back. StorageError."""
         self.event("end", outcome=outcome.value, interrupted=interrupted)
         run = read_run(self.folder, ending=(outcome, interrupted))
-        if any(attempt.samples for cell in run.cells for attempt in cell.attempts):
+        attempts = [attempt for cell in run.cells for attempt in cell.attempts]
+        if any(attempt.samples for attempt in attempts):
             from labctl.store import parquet
 
-            parquet.write(run, self.folder / layout.SAMPLES)
+            parquet.write(run, parquet.SAMPLES)
+        if any(attempt.distributions for attempt in attempts):
+            from labctl.store import parquet
+
+            parquet.write(run, parquet.HISTOGRAMS)
         write_atomically(self.folder / layout.END, records.document(end_record(run)))
         if not (self.folder.parent / layout.LATEST / layout.RUN).exists():
             _point_latest(self.folder)
@@ -176,6 +181,10 @@ class AttemptWriter:
         if not math.isfinite(sample.value):
             raise MeasurementInvalid(f"{sample.metric} is {sample.value}, which is no figure", cell=self.cell.id)
         self.event("sample", **records.sample_record(sample))
+
+    def distribution(self, found: Distribution) -> None:
+        """Many observations were counted."""
+        self.event("histogram", **records.distribution_record(found))
 
     def finish(self, outcome: Outcome, *, reason: str = "", error: str = "", excerpt: str = "", reproduce: str = "") -> None:
         """The attempt's own outcome, which stands whatever its tests say. ``error`` is the name of the error's class."""

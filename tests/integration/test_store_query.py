@@ -14,11 +14,12 @@ import duckdb
 import pytest
 
 from labctl.errors import ConfigError, StorageError
-from labctl.model import Cell, Channel, Direction, Outcome, Sample, TestResult
+from labctl.histogram import Histogram
+from labctl.model import Cell, Channel, Direction, Distribution, Outcome, Sample, TestResult
 from labctl.run.boot_figures import MILESTONE, READY
 from labctl.store.history import expected_durations
-from labctl.store.parquet import COLUMNS
-from labctl.store.query import samples_frame, sql
+from labctl.store.parquet import COLUMNS, HISTOGRAM_COLUMNS
+from labctl.store.query import histograms_frame, samples_frame, sql
 from labctl.store.reader import list_runs, read_run
 from labctl.store.writer import RunWriter
 
@@ -59,6 +60,11 @@ def make(
                         {"load1": 0.25},
                     )
                 )
+            found = Histogram.of([0.001, 0.002, 0.004 + cell.repeat / 1000])
+            params = {"path": f"a'b\"{text}"}
+            attempt.distribution(
+                Distribution("network.rtt", found, "s", Direction.LOWER, Channel.WALL, f"test_ready{text}", params, 0, 1.8e9)
+            )
             attempt.test(TestResult(f"test_ready{text}", Outcome.PASS, 3.0))
             attempt.finish(Outcome.PASS)
     if finish:
@@ -90,6 +96,22 @@ def test_a_file_and_its_events_tell_the_same(tmp_path: Path) -> None:
     from_events = samples_frame(run.folder)
     assert from_file.equals(from_events)
     assert from_file.test.iloc[0] == "test_ready\0\n\t\x1b[31m\u2028é🙂\\u0000"
+
+
+def test_histograms_come_as_a_frame_and_add_up_in_sql(tmp_path: Path) -> None:
+    ended, killed = make(tmp_path), make(tmp_path, finish=False)
+    assert (ended.folder / "histograms.parquet").is_file()
+    from_file, from_events = histograms_frame(ended.folder), histograms_frame(killed.folder)
+    assert list(from_file.columns) == list(HISTOGRAM_COLUMNS)
+    own = ["run", "started_at"]
+    assert from_file.drop(columns=own).to_json() == from_events.drop(columns=own).to_json()
+    assert list(from_file["count"]) == [3, 3]
+    assert list(from_file["max"]) == pytest.approx([0.005, 0.006])
+    assert len(from_file.bins[0]) == 3
+    bins = "SELECT unnest(bins, recursive := true) FROM histograms"
+    merged = sql(tmp_path, f"SELECT low, high, sum(count) AS n FROM ({bins}) GROUP BY ALL ORDER BY low")
+    assert list(merged.n) == [4, 4, 2, 2]
+    assert merged.low[0] <= 0.001 < merged.high[0]
 
 
 def test_a_damaged_file_is_replaced_by_the_events(tmp_path: Path) -> None:
@@ -166,14 +188,15 @@ def test_the_examples_of_the_documentation_work_as_written(tmp_path: Path, monke
         attempt.finish(Outcome.PASS)
     run.finish(Outcome.PASS)
     monkeypatch.chdir(tmp_path)
-    assert (len(blocks("python")), len(blocks("sql")), len(blocks("sh"))) == (2, 3, 1)
+    assert (len(blocks("python")), len(blocks("sql")), len(blocks("sh"))) == (2, 4, 1)
     for code in blocks("python"):
         ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
         assert ran.returncode == 0, ran.stderr
         assert "boot.ready" in ran.stdout
-    by_build, over_time, milestones = (duckdb.execute(query).fetchall() for query in blocks("sql"))
+    by_build, over_time, milestones, longer = (duckdb.execute(query).fetchall() for query in blocks("sql"))
     assert by_build == [("debian-6.1", "qemu-1c-512m", 3.1, 6), ("debian-6.12", "qemu-1c-512m", 3.1, 6)]
     assert [(build, seconds, load) for _, build, seconds, load in sorted(over_time)][:1] == [("debian-6.1", 3.1, 0.25)]
+    assert longer == [("network.rtt", 12, 8)]
     assert milestones == [("debian-6.1", "kernel_entry", 0.5, 1)]
     assert f"`{SUITE['POWER_OFF'].name}`" in DOCS.read_text()
     ran = subprocess.run(["sh", "-c", blocks("sh")[0]], capture_output=True, text=True, cwd=tmp_path)
