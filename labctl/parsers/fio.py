@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from labctl.errors import MeasurementInvalid
+from labctl.histogram import Histogram
 from labctl.parsers.text import visible
 
 MOST_BYTES = 8 << 20
@@ -46,6 +47,15 @@ class Latency:
     """Percent → seconds, as fio names them: 50.0, 99.0, 99.9 ... Empty where fio was not told ``--lat_percentiles=1``."""
     bins: Mapping[int, int] = field(default_factory=dict)
     """Nanoseconds in the middle of a bucket → requests in it; buckets of one fio are those of another, so they add up. ``json+`` only."""
+
+    @property
+    def histogram(self) -> Histogram:
+        """All requests, without loss. MeasurementInvalid where fio was not told ``--output-format=json+``."""
+        try:
+            least, most, total = (round(seconds * 1e9) for seconds in (self.least, self.most, self.mean * self.count))
+            return Histogram.counted(self.bins, minimum=least, maximum=most, total=total)
+        except ValueError as error:
+            raise MeasurementInvalid(f"fio's report has no histogram of latencies: {error}") from None
 
 
 @dataclass(frozen=True)

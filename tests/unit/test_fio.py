@@ -49,6 +49,13 @@ def test_bins_tell_the_percentiles() -> None:
         assert nanoseconds / 1e9 == pytest.approx(latency.percentiles[percent], rel=1 / 64)
 
 
+def test_the_histogram_is_of_every_request() -> None:
+    latency = fio.parse(recorded("randread-qd32.json")).jobs[0].requests["read"].latency
+    assert latency.histogram.count == latency.count
+    assert latency.histogram.high == pytest.approx(latency.most)
+    assert latency.histogram.quantile(0.99) == pytest.approx(latency.percentiles[99.0], rel=1 / 64)
+
+
 def test_mixed_has_both() -> None:
     requests = fio.parse(WHOLE).jobs[0].requests
     assert set(requests) == {"read", "write"}
@@ -59,6 +66,8 @@ def test_without_bins() -> None:
     latency = fio.parse(recorded("without-bins.json")).jobs[0].requests["read"].latency
     assert not latency.bins
     assert latency.percentiles[50.0] > 0
+    with pytest.raises(MeasurementInvalid, match="no histogram"):
+        _ = latency.histogram
 
 
 def test_terminated_is_told() -> None:

@@ -21,7 +21,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Annotated, Any, Literal
+
+from pydantic import Field
 
 from labctl.config import nearest
 from labctl.deadline import Deadline, DeadlineExpired
@@ -29,6 +31,7 @@ from labctl.errors import ConsoleLost, DeployError, HostToolMissing, ManagementE
 from labctl.machine import icount
 from labctl.machine.accel import choose
 from labctl.machine.protocols import DriverContext
+from labctl.machine.qemudisk import Backend, Bus, Disk
 from labctl.machine.qmp import Qmp
 from labctl.machine.reader import Reader
 from labctl.machine.transcript import Transcript
@@ -79,9 +82,11 @@ class Qemu:
     machine's CPUs take turns in one thread of the host, or have one each), ``cpu`` (``-cpu``; empty: the host's with KVM,
     ``max`` without), ``bios`` (``-bios``: ``qboot.rom``; ``none`` for no firmware), ``firmware_console`` (the firmware speaks on the
     serial port), ``debug_exit`` (a port by which the guest may end the machine, for one without power-off), ``debug_exit_success`` (what
-    it writes there when all is well; anything else is a failure), ``disk_bus``,
+    it writes there when all is well; anything else is a failure), ``disk_bus``, ``disk_backend`` (``file``; ``null``: a disk that answers
+    at once and keeps nothing),
     ``disk_filesystem`` (``ext4``: the disk is not empty but has that, made by mke2fs), ``icount_disk`` (a disk on the channel
-    ``icount`` too: it answers when the host does, and no two boots count quite the same), ``extra`` (more arguments, as a list),
+    ``icount`` too: it answers when the host does, and no two boots count quite the same), ``icount_shift`` (an instruction lasts 2 to the
+    power of this in virtual ns), ``extra`` (more arguments, as a list),
     ``binary`` (another QEMU)."""
 
     context: DriverContext
@@ -94,9 +99,11 @@ class Qemu:
     firmware_console: bool = True
     debug_exit: bool = False
     debug_exit_success: int = 0x10
-    disk_bus: Literal["nvme", "virtio", "none"] = "nvme"
+    disk_bus: Bus = "nvme"
+    disk_backend: Backend = "file"
     disk_filesystem: Literal["", "ext4"] = ""
     icount_disk: bool = False
+    icount_shift: Annotated[int, Field(ge=0, le=10)] = 0
     extra: list[str] = field(default_factory=list)
     binary: str = ""
 
@@ -112,7 +119,7 @@ class Qemu:
     @staticmethod
     def host_programs(target: Target, options: Mapping[str, Any]) -> list[str]:
         """What it calls on the host."""
-        disk = target.config.disk and options.get("disk_bus") != "none"
+        disk = target.config.disk and options.get("disk_bus") != "none" and options.get("disk_backend") != "null"
         counted = target.config.channel is Channel.ICOUNT
         return [
             *("setpriv", str(options.get("binary") or BINARIES[target.config.arch])),
@@ -174,10 +181,10 @@ class Qemu:
         return build.digest
 
     def reproduce(self, build: Build, append: str) -> str:
-        has_disk = self._config.disk and self.disk_bus != "none"
-        disk = f"/tmp/{self.context.target.name}.raw" if has_disk and self.disk_filesystem else "null-co"  # noqa: S108  # the reader's own
+        made = self._disk is not None and self._disk.filesystem
+        disk = f"/tmp/{self.context.target.name}.raw" if made else "null-co"  # noqa: S108  # the reader's own
         machine = self._machine_arguments(build, append, disk)
-        first = "" if disk == "null-co" else shlex.join(self._disk_maker(disk)) + " && "
+        first = shlex.join(self._disk.maker(disk)) + " && " if self._disk is not None and made else ""
         return first + shlex.join([self._binary, *machine, "-nographic", "-serial", "mon:stdio"])
 
     # --- Console: attached to each new process by `on`, so that no byte is missed
@@ -331,22 +338,11 @@ class Qemu:
         if self.debug_exit:
             arguments += ["-device", f"isa-debug-exit,iobase={DEBUG_EXIT:#x},iosize=4"]
         if self._counts:
-            arguments += ["-icount", "shift=0,sleep=off", "-rtc", "base=2020-01-01,clock=vm", "-seed", "1"]
+            arguments += ["-icount", f"shift={self.icount_shift},sleep=off", "-rtc", "base=2020-01-01,clock=vm", "-seed", "1"]
         if build.initrd is not None:
             arguments += ["-initrd", str(build.initrd)]
-        if config.disk and self.disk_bus != "none":
-            backend = (
-                {"driver": "null-co", "size": config.disk, "read-zeroes": True, "node-name": "disk0"}
-                if disk == "null-co"
-                else {
-                    "driver": "raw" if self.disk_filesystem else "qcow2",
-                    "node-name": "disk0",
-                    "file": {"driver": "file", "filename": disk},
-                }
-            )
-            device = {"nvme": "nvme,serial=labctl", "virtio": "virtio-blk-device" if "microvm" in machine else "virtio-blk-pci"}
-            bus = "virtio" if "microvm" in machine else self.disk_bus
-            arguments += ["-blockdev", json.dumps(backend), "-device", f"{device[bus]},drive=disk0,id=blk0"]
+        if self._disk is not None:
+            arguments += self._disk.arguments(disk, machine)
         return arguments + self.extra
 
     def _words(self, accelerator: str) -> str:
@@ -358,27 +354,15 @@ class Qemu:
         # Virtual time jumps to the next alarm while the disk works: the reference kernel must not set one.
         return words + (" disk-timeout=0" if self.icount_disk else "")
 
-    def _disk(self, deadline: Deadline) -> Path:
-        config = self._config
-        path = self.context.workdir / ("disk.raw" if self.disk_filesystem else "disk.qcow2")
-        if config.disk and self.disk_bus != "none" and not path.exists():
-            maker = self._disk_maker(str(path))
-            made = run(maker, deadline)
-            if made.status != 0:
-                # The cause without the path before it: where there is room for a few words only, they must be these.
-                cause = made.words.removeprefix(f"{maker[0]}: ").replace(f"{path}: ", "")
-                raise DeployError(f"{maker[0]}: {cause} (the disk in {path.parent})", target=self.context.target.name)
-        return path
-
-    def _disk_maker(self, path: str) -> list[str]:
-        """The command that makes a sparse file; a file system is made in a plain one."""
-        size = self._config.disk or 0
-        if self.disk_filesystem:
-            return ["mke2fs", "-q", "-F", "-t", self.disk_filesystem, path, f"{size // 1024}K"]
-        return ["qemu-img", "create", "-q", "-f", "qcow2", path, str(size)]
+    @property
+    def _disk(self) -> Disk | None:
+        size = self._config.disk
+        return Disk(size, self.disk_bus, self.disk_backend, self.disk_filesystem) if size and self.disk_bus != "none" else None
 
     def _start(self, build: Build, deadline: Deadline) -> _Process:
-        disk = self._disk(deadline)
+        disk = None if self._disk is None else self._disk.file(self.context.workdir)
+        if self._disk is not None and disk is not None:
+            self._disk.prepare(disk, deadline, self.context.target.name)
         serial, serial_qemu = socket.socketpair()
         qmp, qmp_qemu = socket.socketpair()
         log = (self.context.workdir / "qemu.log").open("ab")
