@@ -17,6 +17,7 @@ BENCHES = {
     "transcript": ["transcript.py"],
     "report": ["report.py"],
     "boots": ["boots/compare.py"],
+    "netboot": ["netboot.py"],
 }
 
 

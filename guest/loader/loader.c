@@ -106,25 +106,35 @@ static const uint32_t k[64] = {
 
 static uint32_t turn(uint32_t x, int n) { return x >> n | x << (32 - n); }
 
-static void block(uint32_t h[8], const uint8_t *p)
+/* One round. The names change places instead of the values: where this is emulated, each move costs. */
+#define ROUND(a, b, c, d, e, f, g, h, i, word) do { \
+	uint32_t t = h + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + (g ^ (e & (f ^ g))) + k[i] + (word); \
+	d += t; \
+	h = t + (turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & b) | (c & (a | b))); \
+} while (0)
+#define EIGHT(i, W) \
+	ROUND(a, b, c, d, e, f, g, h, i + 0, W(i + 0)); ROUND(h, a, b, c, d, e, f, g, i + 1, W(i + 1)); \
+	ROUND(g, h, a, b, c, d, e, f, i + 2, W(i + 2)); ROUND(f, g, h, a, b, c, d, e, i + 3, W(i + 3)); \
+	ROUND(e, f, g, h, a, b, c, d, i + 4, W(i + 4)); ROUND(d, e, f, g, h, a, b, c, i + 5, W(i + 5)); \
+	ROUND(c, d, e, f, g, h, a, b, i + 6, W(i + 6)); ROUND(b, c, d, e, f, g, h, a, i + 7, W(i + 7))
+#define FIRST(i) (w[i] = __builtin_bswap32(((const uint32_t *)p)[i]))
+#define NEXT(i) (w[(i) & 15] += w[((i) + 9) & 15] + SMALL0(w[((i) + 1) & 15]) + SMALL1(w[((i) + 14) & 15]))
+#define SMALL0(x) (turn(x, 7) ^ turn(x, 18) ^ (x) >> 3)
+#define SMALL1(x) (turn(x, 17) ^ turn(x, 19) ^ (x) >> 10)
+
+static void block(uint32_t s[8], const uint8_t *p)
 {
-	uint32_t w[64], s[8];
-	for (int i = 0; i < 16; i++)
-		w[i] = __builtin_bswap32(*(const uint32_t *)(p + 4 * i));
-	for (int i = 16; i < 64; i++) {
-		uint32_t a = w[i - 15], b = w[i - 2];
-		w[i] = w[i - 16] + (turn(a, 7) ^ turn(a, 18) ^ a >> 3) + w[i - 7] + (turn(b, 17) ^ turn(b, 19) ^ b >> 10);
+	uint32_t w[16];
+	uint32_t a = s[0], b = s[1], c = s[2], d = s[3], e = s[4], f = s[5], g = s[6], h = s[7];
+	EIGHT(0, FIRST);
+	EIGHT(8, FIRST);
+	for (uint32_t i = 16; i < 64; i += 16) {
+		const uint32_t *const k_of_all = k;
+		const uint32_t *k = k_of_all + i;
+		EIGHT(0, NEXT);
+		EIGHT(8, NEXT);
 	}
-	for (int i = 0; i < 8; i++)
-		s[i] = h[i];
-	for (int i = 0; i < 64; i++) {
-		uint32_t t = s[7] + (turn(s[4], 6) ^ turn(s[4], 11) ^ turn(s[4], 25)) + ((s[4] & s[5]) ^ (~s[4] & s[6])) + k[i] + w[i];
-		uint32_t u = (turn(s[0], 2) ^ turn(s[0], 13) ^ turn(s[0], 22)) + ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
-		s[7] = s[6], s[6] = s[5], s[5] = s[4], s[4] = s[3] + t;
-		s[3] = s[2], s[2] = s[1], s[1] = s[0], s[0] = t + u;
-	}
-	for (int i = 0; i < 8; i++)
-		h[i] += s[i];
+	s[0] += a, s[1] += b, s[2] += c, s[3] += d, s[4] += e, s[5] += f, s[6] += g, s[7] += h;
 }
 
 static void digest(const uint8_t *data, uint32_t size, char hex[65])
@@ -151,7 +161,8 @@ static void digest(const uint8_t *data, uint32_t size, char hex[65])
 void *memcpy(void *to, const void *from, unsigned long n)
 {
 	void *d = to;
-	__asm__ volatile("cld; rep movsb" : "+D"(d), "+S"(from), "+c"(n) : : "memory");
+	unsigned long words = n / 4, rest = n % 4;
+	__asm__ volatile("cld; rep movsl; mov %3, %2; rep movsb" : "+D"(d), "+S"(from), "+c"(words) : "r"(rest) : "memory");
 	return to;
 }
 
@@ -164,8 +175,8 @@ void *memset(void *to, int value, unsigned long n)
 
 static void move_up(uint32_t to, uint32_t from, uint32_t n)
 {
-	uint32_t d = to + n - 1, s = from + n - 1;
-	__asm__ volatile("std; rep movsb; cld" : "+D"(d), "+S"(s), "+c"(n) : : "memory");
+	uint32_t d = to + n - 1, s = from + n - 1, rest = n % 4, words = n / 4;
+	__asm__ volatile("std; rep movsb; sub $3, %0; sub $3, %1; mov %3, %2; rep movsl; cld" : "+D"(d), "+S"(s), "+c"(rest) : "r"(words) : "memory");
 }
 
 /* The highest page below `limit` from which `size` bytes are memory; 0 if there is none above `floor`. */

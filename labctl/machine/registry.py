@@ -2,7 +2,8 @@
 
 A driver is one file: ``labctl/machine/drivers/NAME.py``, or any module named by the entry-point group ``labctl.drivers``, that says
 ``DRIVER = TheClass``. The class is a dataclass: its fields are its options, checked like every other key of a target's file. A field
-typed as a role (`Power`, `Console`, `Deploy`, `Shell`), `Transcript` or `DriverContext` is no option: it is injected.
+typed as a role (`Power`, `Console`, `Deploy`, `Shell`), `Transcript` or `DriverContext` is no option: it is injected. A role that it may do
+without (``console: Console | None``) is None where no driver of the target fills it.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def _fields_of(driver: Any) -> tuple[dict[str, Any], type[BaseModel]]:
     options: dict[str, Any] = {}
     for field in dataclasses.fields(driver):
         kind = hints[field.name]
-        if kind in (*ROLES, Transcript, DriverContext):
+        if _role(kind) is not None or kind in (Transcript, DriverContext):
             injected[field.name] = kind
         elif field.init:
             default = field.default if field.default is not dataclasses.MISSING else ...
@@ -77,6 +78,11 @@ def _fields_of(driver: Any) -> tuple[dict[str, Any], type[BaseModel]]:
             options[field.name] = (kind, default)
     model = create_model(f"{driver.__name__}Options", __config__=ConfigDict(extra="forbid", frozen=True), **options)
     return injected, cast(type[BaseModel], model)
+
+
+def _role(kind: Any) -> type | None:
+    """The role that a field's type asks for, needed or not; None if it is none."""
+    return next((role for role in ROLES if kind in (role, role | None)), None)
 
 
 def _where(target: Target) -> str:
@@ -234,7 +240,8 @@ def assemble(context: DriverContext, transcript: Transcript) -> Machine:
     roles: dict[type, Any] = {}
     waiting = {name: load(name) for name in target.config.drivers}
     while waiting:
-        ready = [n for n, d in waiting.items() if all(k in roles for k in _fields(d)[0].values() if k in ROLES)]
+        coming = {role for driver in waiting.values() for role in roles_of(driver)}
+        ready = [n for n, d in waiting.items() if coming.isdisjoint(role for kind in _fields(d)[0].values() if (role := _role(kind)))]
         if not ready:
             raise ConfigError([Problem(_where(target), "drivers", f"{', '.join(waiting)} need each other", "drivers without a circle")])
         for name in ready:
@@ -243,7 +250,7 @@ def assemble(context: DriverContext, transcript: Transcript) -> Machine:
             given = validate(model, target.config.drivers[name], _where(target), f"drivers.{name}")
             sources: dict[Any, Any] = {**roles, Transcript: transcript, DriverContext: context}
             instance = driver(
-                **{field: sources[kind] for field, kind in injected.items()},
+                **{field: sources.get(_role(kind) or kind) for field, kind in injected.items()},
                 **{field: getattr(given, field) for field in type(given).model_fields},
             )
             roles |= dict.fromkeys(roles_of(driver), instance)

@@ -25,6 +25,8 @@ VERB = 30.0
 """Seconds that QEMU may take for one verb, on a loaded host."""
 HOST = "10.0.2.2"
 """The host's loopback, as QEMU's user network shows it to the machine."""
+PROXY = "10.0.2.4"
+"""Of the proxy DHCP on that network; QEMU itself has 10.0.2.2 and 10.0.2.3."""
 
 
 @dataclass
@@ -45,23 +47,25 @@ class Machine:
     def is_on(self) -> bool:
         return self._process is not None and self._process.child.status is None
 
-    def prepare(self) -> socket.socket:
-        """Start QEMU before its first instruction; returns its serial port."""
+    def prepare(self) -> tuple[socket.socket, socket.socket]:
+        """Start QEMU before its first instruction; returns its serial port, and a line to its network that carries every frame."""
         self._discard()
         self._make_disk()
         serial, serial_qemu = socket.socketpair()
+        network, network_qemu = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         qmp, qmp_qemu = socket.socketpair()
         log = self.files.folder / "qemu.log"
-        with serial_qemu, qmp_qemu, log.open("ab") as words:
+        with serial_qemu, network_qemu, qmp_qemu, log.open("ab") as words:
             child = start(
                 [
                     BINARY,
                     *self._arguments(),
                     "-S",
+                    *("-netdev", f"socket,id=proxy0,fd={network_qemu.fileno()}", "-netdev", "hubport,id=hub1,hubid=0,netdev=proxy0"),
                     *("-chardev", f"socket,id=console,fd={serial_qemu.fileno()}", "-serial", "chardev:console"),
                     *("-chardev", f"socket,id=qmp,fd={qmp_qemu.fileno()}", "-mon", "chardev=qmp,mode=control"),
                 ],
-                pass_fds=[serial_qemu.fileno(), qmp_qemu.fileno()],
+                pass_fds=[serial_qemu.fileno(), network_qemu.fileno(), qmp_qemu.fileno()],
                 stderr=words,
             )
         self._process = _Process(child, Qmp(qmp))
@@ -69,11 +73,12 @@ class Machine:
             self._process.qmp.handshake(Deadline.after(VERB))
         except ManagementError as error:
             serial.close()
+            network.close()
             child.wait(Deadline.after(0.5))
             last = log.read_text(errors="replace").strip().splitlines()
             self._discard()
             raise PowerError(f"QEMU did not start: {last[-1] if last else error.message}") from None
-        return serial
+        return serial, network
 
     def run(self) -> None:
         """Let a prepared machine go. What it boots from next time is settled at once: a boot device is for one boot."""
@@ -130,7 +135,7 @@ class Machine:
     def _arguments(self) -> list[str]:
         s = self.settings
         accelerator = choose("auto").name
-        network = f"user,id=n0,hostfwd=tcp:{LOOPBACK}:{s.ssh_port}-:22,bootfile=http://{HOST}:{s.boot_port}/boot.ipxe"
+        network = f"user,id=user0,hostfwd=tcp:{LOOPBACK}:{s.ssh_port}-:22"
         disk = {"driver": "qcow2", "node-name": "d0", "file": {"driver": "file", "filename": str(self.files.disk)}}
         pxe = self.boot_device == PXE
         return [
@@ -138,7 +143,8 @@ class Machine:
             *("-machine", "q35,graphics=off", "-accel", "tcg,thread=single" if accelerator == "tcg" else accelerator),
             *("-cpu", "host" if accelerator == "kvm" else "max"),
             *("-smp", str(s.cpus), "-m", f"{s.memory // 1024}K", "-boot", "strict=on"),
-            *("-netdev", network, "-device", "virtio-net-pci,id=nic0,netdev=n0" + (",bootindex=0" if pxe else "")),
+            *("-netdev", network, "-netdev", "hubport,id=hub0,hubid=0,netdev=user0", "-netdev", "hubport,id=n0,hubid=0"),
+            *("-device", "virtio-net-pci,id=nic0,netdev=n0" + (",bootindex=0" if pxe else "")),
             *("-blockdev", json.dumps(disk), "-device", f"virtio-blk-pci,id=disk0,drive=d0,bootindex={int(pxe)}"),
             *("-chardev", f"socket,id=ipmi0,host={LOOPBACK},port={s.kcs_port},reconnect=1"),
             *("-device", "ipmi-bmc-extern,id=bmc0,chardev=ipmi0", "-device", "isa-ipmi-kcs,bmc=bmc0,irq=5"),

@@ -26,7 +26,8 @@ from labctl.process import Child, start
 from labctl.virtualserver import bmc, faults, web
 from labctl.virtualserver.hub import Hub
 from labctl.virtualserver.lan import Cable, Relay, relay_tcp
-from labctl.virtualserver.machine import Machine
+from labctl.virtualserver.machine import HOST, PROXY, Machine
+from labctl.virtualserver.proxydhcp import ProxyDhcp
 from labctl.virtualserver.settings import LOOPBACK, Files, Settings, load
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class Keeper:
         self.hub = Hub(files.serial_log)
         self.cable = Cable()
         self.wire = web.Wire(on_limit=self._unplug)
+        self.dhcp = ProxyDhcp(PROXY, HOST, f"http://{HOST}:{settings.boot_port}/boot.ipxe")
         self.active: dict[str, float] = {}
         """Faults in force, with their numbers."""
         self.ended = asyncio.Event()
@@ -171,7 +173,8 @@ class Keeper:
         if self.machine.is_on:
             return
         self.wire.fetched = 0
-        serial = await self._in_machine_thread(self.machine.prepare)
+        serial, network = await self._in_machine_thread(self.machine.prepare)
+        self.dhcp.attach(network)
         await self.hub.attach(serial)
         await self._in_machine_thread(self.machine.run)
         if self.wire.cut:
@@ -195,6 +198,7 @@ class Keeper:
         if self._forgetting is not None:
             self._forgetting.cancel()
         await self._in_machine_thread(self.machine.off)
+        self.dhcp.detach()
         await self.hub.detach()
 
     # --- what its user asks

@@ -101,3 +101,12 @@ def test_a_role_that_nobody_fills_says_so(tmp_path: Path) -> None:
         machine = registry.assemble(DriverContext(target(qemu={}), tmp_path), transcript)
     with pytest.raises(ConfigError, match="no driver fills the role Shell"):
         _ = machine.shell
+
+
+def test_a_role_that_a_driver_may_do_without(tmp_path: Path) -> None:
+    without = target(netboot={}, manual={})
+    beside = target(netboot={}, manual={}, serial={"port": "socket://127.0.0.1:1"})
+    with Transcript() as transcript:
+        assert registry.assemble(DriverContext(without, tmp_path), transcript).role(Deploy).console is None  # type: ignore[type-abstract,attr-defined]
+        machine = registry.assemble(DriverContext(beside, tmp_path), transcript)
+        assert machine.deploy.console is machine.console  # type: ignore[attr-defined]

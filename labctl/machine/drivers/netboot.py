@@ -17,8 +17,9 @@ from pydantic import Field
 from labctl.deadline import Deadline
 from labctl.errors import ConfigError, DeployError, Problem
 from labctl.machine.bootserver.delivery import Delivery, parts_of
+from labctl.machine.bootserver.impatience import Impatience
 from labctl.machine.power import power_cycle
-from labctl.machine.protocols import BootDevice, DriverContext, Power
+from labctl.machine.protocols import BootDevice, Console, DriverContext, Power
 from labctl.machine.transcript import Transcript
 from labctl.model import Build, PowerState, Target
 
@@ -32,6 +33,7 @@ class Netboot:
     context: DriverContext
     transcript: Transcript
     power: Power
+    console: Console | None
     address: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     service: str = ""
@@ -39,6 +41,11 @@ class Netboot:
     boot_device: bool = True
 
     _digest: str = field(default="", init=False)
+    _impatience: Impatience | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.console is not None:
+            self._impatience = Impatience(self.transcript, self.console)
 
     @staticmethod
     def host_programs(_target: Target, _options: Mapping[str, Any]) -> list[str]:
@@ -70,17 +77,25 @@ class Netboot:
     def start(self, warm: bool, deadline: Deadline) -> int:
         self._delivery.begin()
         self._from_network(deadline)
+        if self._impatience is not None:
+            self._impatience.begin()
         return self.power.reset(deadline) if warm else power_cycle(self.power, deadline)
 
     def check(self) -> None:
         self._delivery.check()
 
     def arrived(self, ready: bool) -> str:
+        self._stop_typing()
         self._delivery.arrived(ready)
         return self._digest if self._delivery.verified else ""
 
     def release(self) -> None:
+        self._stop_typing()
         self._delivery.release()
+
+    def _stop_typing(self) -> None:
+        if self._impatience is not None:
+            self._impatience.end()
 
     def _from_network(self, deadline: Deadline) -> None:
         if isinstance(self.power, BootDevice) and self.boot_device:
