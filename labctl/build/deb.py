@@ -5,7 +5,6 @@ Old versions leave the archive, so a recipe says ``newest`` or ``newest-1`` and 
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +16,6 @@ from labctl.build.cache import Made, now
 from labctl.build.protocols import Builder, Context, Options, Plan
 from labctl.errors import BuildFailed
 from labctl.model import Provenance
-from labctl.process import run
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "riscv64": "riscv64"}
 
@@ -76,11 +74,7 @@ class Deb:
         context.progress(f"downloading {plan.source}" + (f" ({package.size / 1e6:.1f} MB)" if package.size else ""))
         file = apt.download(package, folder, context.cache, context.deadline)
         context.progress(f"unpacking {file.name}")
-        unpacked = folder / "unpacked"
-        done = run(["dpkg-deb", "-x", str(file), str(unpacked)], context.deadline, env={**os.environ, "LC_ALL": "C"}, owned=True)
-        if done.status != 0:
-            context.cache.require_room(done.err)
-            raise BuildFailed(f"{file.name} cannot be unpacked: {done.words}", tail=done.err.strip())
+        unpacked = apt.unpack(file, folder / "unpacked", context.cache, context.deadline)
         kernels = sorted(unpacked.glob("boot/vmlinu[xz]-*"))
         if len(kernels) != 1:
             raise BuildFailed(f"{plan.source} holds {len(kernels)} kernels in /boot instead of one")

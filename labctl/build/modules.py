@@ -24,17 +24,25 @@ def key(wanted: Iterable[str]) -> str:
 
 def archive(unpacked: Path, wanted: Iterable[str]) -> bytes:
     """Modules of a kernel package, each after those that it needs. LookupError with the name of one that is not there."""
+    entries = [cpio.file(f"lib/labctl/modules/{name}", data) for name, data in ordered(unpacked, wanted).items()]
+    folder = shipped("guest") / "installer"
+    return cpio.archive([*entries, *(cpio.file(path, (folder / name).read_bytes(), mode) for name, path, mode in _GUEST)])
+
+
+def ordered(unpacked: Path, wanted: Iterable[str]) -> dict[str, bytes]:
+    """Modules of a kernel package as files (``000-virtio.ko`` ...) whose names sort as they must be loaded: each after those that it
+    needs, without what the kernel has built in. LookupError with the name of one that is not there."""
     files = {}
     for file in sorted(unpacked.glob("lib/modules/*/kernel/**/*.ko*")):
         if file.name.endswith(_SUFFIXES):
             files[_plain(file.name.partition(".ko")[0])] = file
     listings = unpacked.glob("lib/modules/*/modules.builtin")
     builtin = {_plain(Path(line).stem) for listing in listings for line in listing.read_text().split()}
-    ordered: dict[str, bytes] = {}
+    found_so_far: dict[str, bytes] = {}
 
     def add(name: str) -> None:
         name = _plain(name)
-        if name in ordered or name in builtin:
+        if name in found_so_far or name in builtin:
             return
         if name not in files:
             raise LookupError(name)
@@ -44,13 +52,11 @@ def archive(unpacked: Path, wanted: Iterable[str]) -> bytes:
         for needed in found[1].decode().split(",") if found else ():
             if needed:
                 add(needed)
-        ordered[name] = data
+        found_so_far[name] = data
 
     for name in wanted:
         add(name)
-    entries = [cpio.file(f"lib/labctl/modules/{number:03}-{name}.ko", data) for number, (name, data) in enumerate(ordered.items())]
-    folder = shipped("guest") / "installer"
-    return cpio.archive([*entries, *(cpio.file(path, (folder / name).read_bytes(), mode) for name, path, mode in _GUEST)])
+    return {f"{number:03}-{name}.ko": data for number, (name, data) in enumerate(found_so_far.items())}
 
 
 def _plain(name: str) -> str:

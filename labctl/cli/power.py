@@ -55,6 +55,7 @@ def to_boot(target: str, name: str | None) -> Build:
     from labctl.build.obtain import obtain
     from labctl.errors import ConfigError
     from labctl.machine import registry
+    from labctl.run.equip import equipped
 
     lab = this_lab()
     found = lab.target(target)
@@ -62,7 +63,8 @@ def to_boot(target: str, name: str | None) -> Build:
     name = name or next((n for n in lab.recipe_files if lab.recipe(n).arch == found.config.arch), None)
     if name is None:
         raise ConfigError(f"this lab has no build for {found.config.arch}")
-    return obtain(lab, name, progress=lambda line: print(line, file=sys.stderr))
+    build = obtain(lab, name, progress=lambda line: print(line, file=sys.stderr))
+    return equipped(build, found, lambda line: print(line, file=sys.stderr))
 
 
 @app.command()

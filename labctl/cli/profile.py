@@ -138,13 +138,14 @@ def _take(lab: Lab, name: str, on: str | None, out: Path | None) -> tuple[Profil
     from labctl.model import Channel
     from labctl.parsers.profile import Profile, document
     from labctl.report.profile import text, write_profile
+    from labctl.run.equip import equipped
 
     if on is None:
         raise ConfigError("no target is named", remedy=f"give --target; known: {', '.join(lab.target_files) or 'none yet'}")
     target = lab.target(on)
     registry.check(registry.on_channel(target, Channel.ICOUNT))
     check(lab, name)
-    build = obtain(lab, name, progress=_tell)
+    build = equipped(obtain(lab, name, progress=_tell), target, _tell)
     with lease.hold(target, lab.root, why=f"labctl profile {name}", deadline=Deadline.after(BUSY_S)):
         with tempfile.TemporaryDirectory(prefix="labctl-profile-") as workdir:
             symbols = profiling.symbols(target, build, Path(workdir), _tell)

@@ -1,4 +1,4 @@
-"""The four roles that a target's drivers fill.
+"""The roles that a target's drivers fill: four that nearly every target has, and those after them.
 
 Each verb returns only when it is true, takes one Deadline, and raises an `InfraError` of its kind when it can't be made true.
 A driver is a frozen-looking dataclass: its fields are its options; a field typed as one of these roles, as `Transcript` or as
@@ -7,10 +7,11 @@ A driver is a frozen-looking dataclass: its fields are its options; a field type
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import IO, Literal, Protocol, runtime_checkable
 
 from labctl.deadline import Deadline
 from labctl.model import Build, PowerState, Target
@@ -145,6 +146,8 @@ class CommandResult:
     status: int
     output: str
     duration_s: float
+    stderr: str = ""
+    """What it said there, where the channel keeps the two apart."""
 
 
 @runtime_checkable
@@ -157,6 +160,29 @@ class Shell(Protocol):
 
     def close(self) -> None:
         """Let go of the channel; the machine stays as it is."""
+
+
+@runtime_checkable
+class Files(Protocol):
+    """Files to and from the booted machine: a Shell driver has it where its channel can carry them (`isinstance` tells)."""
+
+    def put(self, content: IO[bytes], path: str, deadline: Deadline, mode: int = 0o644) -> None:
+        """Write a file there, whole or not at all, compared by its digest where the channel has no check of its own. CommandFailed if
+        the machine does not take it, TargetHung, ConsoleLost."""
+
+    def get(self, path: str, into: IO[bytes], deadline: Deadline) -> None:
+        """Read a file from there. CommandFailed if the machine does not give it, TargetHung, ConsoleLost."""
+
+
+@runtime_checkable
+class Ports(Protocol):
+    """Byte streams into the machine beside its console: a sixth role, of machines that the lab itself makes."""
+
+    def want_port(self, name: str, kind: Literal["virtio", "serial"]) -> None:
+        """The machine is to have a port of that name: a virtio-serial port, or its second ISA serial port. Before the first power-on."""
+
+    def port(self, name: str) -> socket.socket:
+        """The host's end of it in this life of the machine, which closes it. ConsoleLost if the machine is off."""
 
 
 @runtime_checkable
@@ -174,4 +200,4 @@ class Counter(Protocol):
         """The snapshots so far; `labctl.parsers.icount.snapshots` reads them."""
 
 
-ROLES: tuple[type, ...] = (Power, Console, Deploy, Shell, Counter)
+ROLES: tuple[type, ...] = (Power, Console, Deploy, Shell, Counter, Ports)

@@ -5,29 +5,32 @@ The session is a ``with`` block; whatever happens in it, the machine is off at i
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self, TypeVar
 
 from labctl.deadline import Deadline, DeadlineExpired
 from labctl.errors import (
     CommandFailed,
+    ConfigError,
     ConsoleLost,
     InfraError,
     KernelCrash,
     LabctlError,
     ManagementError,
+    Problem,
     TargetFailure,
     TargetHung,
 )
 from labctl.machine.boot import Boot, explain, wait_for_ready
 from labctl.machine.expect import ConsoleExpect
 from labctl.machine.power import power_cycle
-from labctl.machine.protocols import Carries, CommandResult, Counter, Deploy, DriverContext, Shell
+from labctl.machine.protocols import Carries, CommandResult, Counter, Deploy, DriverContext, Files, Shell
 from labctl.machine.registry import Machine, assemble
 from labctl.machine.transcript import ConsoleEnded, Transcript
 from labctl.model import Build, Channel, PowerState, Target, TargetConfig
@@ -39,6 +42,9 @@ _ENDING = 2.0
 """Seconds between a console that takes no more bytes and the end of what it says, at most."""
 COMMAND_DEADLINE = 60.0
 """Seconds for one command, unless the caller says otherwise."""
+FILE_DEADLINE = 120.0
+"""Seconds for one file, unless the caller says otherwise."""
+R = TypeVar("R")
 
 
 def start(machine: Machine, *, warm: bool, deadline: Deadline) -> int:
@@ -231,6 +237,36 @@ class Session:
 
     def run(self, command: str, *, deadline: Deadline | float = COMMAND_DEADLINE, check: bool = True) -> CommandResult:
         """Run a command in the booted machine. CommandFailed if ``check`` and its status is not 0; a crash wins over every other cause."""
+        result = self._ask(repr(command[:200]), deadline, lambda shell, limit: shell.run(command, limit))
+        if check and result.status != 0:
+            said = (result.stderr.strip() or result.output.strip())[-300:]
+            raise CommandFailed(
+                f"{command!r} exited with {result.status}: {said}",
+                status=result.status,
+                output=result.output,
+                target=self.target.name,
+            )
+        return result
+
+    def put(self, content: Path | bytes, path: str, *, deadline: Deadline | float = FILE_DEADLINE, mode: int | None = None) -> None:
+        """Write a file in the booted machine, whole or not at all. ``mode``: its permissions; else those of the file that it is a copy
+        of. CommandFailed where the machine does not take it."""
+        permissions = mode if mode is not None else content.stat().st_mode & 0o777 if isinstance(content, Path) else 0o644
+        with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as source:
+            self._ask(f"put {path}", deadline, lambda shell, limit: self._files(shell).put(source, path, limit, permissions))
+
+    def get(self, path: str, into: IO[bytes], *, deadline: Deadline | float = FILE_DEADLINE) -> None:
+        """Read a file of the booted machine. CommandFailed where the machine does not give it."""
+        self._ask(f"get {path}", deadline, lambda shell, limit: self._files(shell).get(path, into, limit))
+
+    def _files(self, shell: Shell) -> Files:
+        if isinstance(shell, Files):
+            return shell
+        found = "the Shell driver carries no files"
+        raise ConfigError([Problem(f"targets/{self.target.name}.toml", "drivers", found, "one that does: agent or ssh")])
+
+    def _ask(self, what: str, deadline: Deadline | float, work: Callable[[Shell, Deadline], R]) -> R:
+        """Something over the booted machine's shell. A crash wins over every other cause."""
         self.booted()
         limit = Deadline.after(deadline) if isinstance(deadline, (int, float)) else deadline
         shell = self.machine.role(Shell)  # type: ignore[type-abstract]
@@ -238,20 +274,14 @@ class Session:
             if not self._shell_open:
                 shell.open(limit)
                 self._shell_open = True
-            result = shell.run(command, limit)
+            return work(shell, limit)
+        except CommandFailed:
+            raise  # the machine is well, and has refused
         except (TargetFailure, ConsoleLost) as error:
             self._up = False  # whatever comes next starts from a fresh boot
-            raise explain(self.transcript, self._since, self._went_off(command, error)) from None
-        if check and result.status != 0:
-            raise CommandFailed(
-                f"{command!r} exited with {result.status}: {result.output.strip()[-300:]}",
-                status=result.status,
-                output=result.output,
-                target=self.target.name,
-            )
-        return result
+            raise explain(self.transcript, self._since, self._went_off(what, error)) from None
 
-    def _went_off(self, command: str, error: LabctlError) -> LabctlError:
+    def _went_off(self, what: str, error: LabctlError) -> LabctlError:
         """A console that ended because its machine went off tells of the machine; the lab has lost nothing."""
         if not isinstance(error, ConsoleLost):
             return error
@@ -263,7 +293,7 @@ class Session:
         except InfraError as fault:
             return fault
         return CommandFailed(
-            f"the machine went off in the middle of {command[:200]!r}: {self.transcript.ended}", target=self.target.name, tail=error.tail
+            f"the machine went off in the middle of {what}: {self.transcript.ended}", target=self.target.name, tail=error.tail
         )
 
     def expect(self) -> ConsoleExpect:

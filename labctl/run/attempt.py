@@ -15,6 +15,7 @@ from labctl.machine.boot import Boot
 from labctl.machine.protocols import Health, Power
 from labctl.machine.session import Session, Watcher
 from labctl.model import Cell, Outcome, TestResult
+from labctl.run.equip import equipped
 from labctl.run.work import Work
 from labctl.store.outcome import attempt_outcome
 from labctl.store.writer import AttemptWriter, RunWriter
@@ -107,6 +108,7 @@ class CellAttempt:
             from labctl.build.initramfs import with_overlay
 
             build = with_overlay(build, overlay)
+        build = equipped(build, target)
         session = Session(
             target,
             build,

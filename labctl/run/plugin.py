@@ -7,6 +7,7 @@ run on xdist workers. Fixtures: `cell`, `build`, `target` (held, off) → `boote
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import sys
@@ -26,8 +27,8 @@ from labctl.errors import ConfigError, InfraError, LabctlError, MeasurementInval
 from labctl.machine import budget, registry
 from labctl.machine.boot import Boot
 from labctl.machine.expect import ConsoleExpect
-from labctl.machine.protocols import CommandResult, Shell
-from labctl.machine.session import COMMAND_DEADLINE, Session
+from labctl.machine.protocols import CommandResult, Files, Shell
+from labctl.machine.session import COMMAND_DEADLINE, FILE_DEADLINE, Session
 from labctl.model import Build, Cell, Channel, Outcome, RunResult, TestResult, parse_size
 from labctl.run.attempt import CellAttempt
 from labctl.run.boot_figures import record_figures
@@ -555,6 +556,22 @@ class Commands:
     def run(self, command: str, *, deadline: Deadline | float = COMMAND_DEADLINE, check: bool = True) -> CommandResult:
         """CommandFailed if ``check`` and the status is not 0."""
         return self._session.run(command, deadline=deadline, check=check)
+
+    def put(self, content: Path | bytes, path: str, *, deadline: Deadline | float = FILE_DEADLINE, mode: int | None = None) -> None:
+        """Copy a file of the host, or bytes, into the machine: whole or not at all. A target whose Shell carries no files skips."""
+        self._carries_files()
+        self._session.put(content, path, deadline=deadline, mode=mode)
+
+    def get(self, path: str, *, deadline: Deadline | float = FILE_DEADLINE) -> bytes:
+        """What a file of the machine holds."""
+        self._carries_files()
+        content = io.BytesIO()
+        self._session.get(path, content, deadline=deadline)
+        return content.getvalue()
+
+    def _carries_files(self) -> None:
+        if not isinstance(self._session.machine.shell, Files):
+            pytest.skip("needs files in and out: the target's shell has none; drivers that do: agent, ssh")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from labctl.config import Lab
 from labctl.errors import ConfigError, Problem
 from labctl.machine import budget, registry, standing
 from labctl.model import Build, Cell, Channel, LeftOut, MatrixConfig, Target
+from labctl.run.equip import equipped
 from labctl.run.matrix import expand
 from labctl.store import host
 from labctl.store.history import expected, expected_durations, expected_from
@@ -179,6 +180,8 @@ def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], Non
     with ThreadPoolExecutor(max_workers=4) as pool:
         identity = pool.submit(host.identity)  # asks QEMU for its version
         made = dict(zip(wanted, pool.map(lambda name: obtain(planned.lab, name, progress=progress), wanted), strict=True))
+    for asked, name in dict.fromkeys((cell.build, cell.target) for cell in planned.cells):
+        equipped(made[asked], planned.targets[name], progress)  # made now, so that no worker has to, with the machine held
     by_name: dict[str, str] = {}
     for asked, build in made.items():
         if (other := by_name.setdefault(build.name, asked)) != asked:

@@ -22,6 +22,7 @@ from labctl.machine.registry import Machine, assemble
 from labctl.machine.session import Session
 from labctl.machine.transcript import Transcript
 from labctl.model import Build, Target, TargetConfig
+from labctl.run.equip import equipped
 from labctl.virtualserver.client import VirtualServer
 from tests import outlet, ssh_guest
 from tests.leftovers import machine_name, our_machines
@@ -51,6 +52,8 @@ class Rig:
     """Has a warm reset."""
     ssh: bool = False
     """Its build is one with an SSH server, which the machine is told by `tests.ssh_guest`."""
+    agent: bool = False
+    """The lab's agent is put behind its build's initramfs."""
     build: Build | None = None
     """Another than the usual one."""
     target_name: str = ""
@@ -130,6 +133,7 @@ RIGS: Mapping[str, Sequence[Rig]] = {
     "netboot": (_server("network", _by_network),),
     "sol": (_server("bmc", _by_sol, flood=50_000),),
     "serial": (_server("tcp", _by_serial, flood=50_000),),
+    "agent": (Rig("virtio", {"qemu": {"disk_bus": "none"}, "agent": {}}, b"SeaBIOS (version", our_machines, agent=True),),
     "ssh": (Rig("guest", {}, b"SeaBIOS (version", our_machines, ssh=True),),
     "disk": (),  # each put is a boot of the installer: tests/qemu/test_disk.py asks the same of it, in two
 }
@@ -218,7 +222,7 @@ def bench(rig: Rig, debian: Build, tmp_path: Path, request: pytest.FixtureReques
 @pytest.fixture(scope="module")
 def session(rig: Rig, debian: Build, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     """A booted machine, shared by the tests of a module."""
-    build = rig.build or debian
+    build = equipped(debian, rig.target()) if rig.agent else rig.build or debian
     with Session(rig.target(), replace(build, append=f"{build.append} quiet"), tmp_path_factory.mktemp("machine")) as held:
         yield held
 

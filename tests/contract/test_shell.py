@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import string
 import time
@@ -9,8 +10,8 @@ import time
 import pytest
 
 from labctl.deadline import Deadline
-from labctl.errors import KernelCrash, TargetFailure, TargetHung
-from labctl.machine.protocols import Shell
+from labctl.errors import CommandFailed, KernelCrash, TargetFailure, TargetHung
+from labctl.machine.protocols import Files, Shell
 from labctl.machine.session import Session
 
 ROLE = Shell
@@ -42,7 +43,7 @@ pytestmark = pytest.mark.qemu
 def test_status_and_output_are_exact(session: Session, shell: Shell, command: str, status: int, output: str | None) -> None:
     result = shell.run(command, Deadline.after(30))
     assert result.status == status
-    assert output is None or result.output == output
+    assert output is None or result.output + result.stderr == output
     assert 0 < result.duration_s < 30
 
 
@@ -51,6 +52,28 @@ def test_a_long_command(session: Session, shell: Shell, size: int) -> None:
     text = "".join(random.Random(size).choices(string.ascii_letters + string.digits + ' éß$"`\\;|&<>()*', k=size))
     quoted = text.replace("'", "")
     assert shell.run(f"printf %s '{quoted}'", Deadline.after(30)).output == quoted
+
+
+def test_errors_are_kept_apart_where_the_channel_can(session: Session, shell: Shell) -> None:
+    result = shell.run("echo one; echo two >&2", Deadline.after(10))
+    assert (result.output, result.stderr) in {("one\ntwo\n", ""), ("one\n", "two\n")}
+
+
+def test_files_both_ways_where_the_channel_can(session: Session, shell: Shell) -> None:
+    if not isinstance(shell, Files):
+        pytest.skip("this channel carries no files")
+    content = random.Random(1).randbytes(300_001)
+    shell.put(io.BytesIO(content), "/tmp/file", Deadline.after(30), 0o750)
+    assert shell.run("wc -c </tmp/file; stat -c %a /tmp/file; ls /tmp | grep -c file", Deadline.after(10)).output == "300001\n750\n1\n"
+    back = io.BytesIO()
+    shell.get("/tmp/file", back, Deadline.after(30))
+    assert back.getvalue() == content
+    for path in ("/nowhere/file", "/tmp"):
+        with pytest.raises(CommandFailed, match=path):
+            shell.get(path, back, Deadline.after(10))
+    with pytest.raises(CommandFailed, match="/nowhere/file"):
+        shell.put(io.BytesIO(content), "/nowhere/file", Deadline.after(10))
+    assert shell.run("echo on", Deadline.after(10)).output == "on\n"
 
 
 def test_commands_do_not_see_each_other(session: Session, shell: Shell) -> None:

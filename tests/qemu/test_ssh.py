@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from labctl.deadline import Deadline
-from labctl.errors import ConfigError, TargetHung
+from labctl.errors import CommandFailed, ConfigError, TargetHung
 from labctl.machine.drivers.ssh import Ssh
 from labctl.machine.protocols import DriverContext
 from labctl.machine.session import Session
@@ -51,11 +52,13 @@ def test_files_both_ways(session: Session, guest: ssh_guest.SshGuest, tmp_path: 
     shell = ssh(session, guest)
     shell.open(Deadline.after(30))
     content = bytes(range(256)) * 4000
-    (tmp_path / "there").write_bytes(content)
-    shell.put(tmp_path / "there", "/tmp/file")
-    assert shell.run("wc -c </tmp/file", Deadline.after(10)).output == f"{len(content)}\n"
-    shell.get("/tmp/file", tmp_path / "back")
-    assert (tmp_path / "back").read_bytes() == content
+    shell.put(io.BytesIO(content), "/tmp/file", Deadline.after(30), 0o600)
+    assert shell.run("wc -c </tmp/file; stat -c %a /tmp/file", Deadline.after(10)).output == f"{len(content)}\n600\n"
+    back = io.BytesIO()
+    shell.get("/tmp/file", back, Deadline.after(30))
+    assert back.getvalue() == content
+    with pytest.raises(CommandFailed, match=r"get /nowhere: .*No such file"):
+        shell.get("/nowhere", back, Deadline.after(30))
     shell.close()
     shell.close()
 

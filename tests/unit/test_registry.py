@@ -10,7 +10,7 @@ from labctl.errors import ConfigError
 from labctl.machine import registry
 from labctl.machine.drivers.console_shell import ConsoleShell
 from labctl.machine.drivers.qemu import Qemu
-from labctl.machine.protocols import Console, Counter, Deploy, DriverContext, Power, Shell
+from labctl.machine.protocols import Console, Counter, Deploy, DriverContext, Ports, Power, Shell
 from labctl.machine.transcript import Transcript
 from labctl.model import Channel, Target, TargetConfig
 
@@ -21,7 +21,7 @@ def target(**drivers: dict[str, object]) -> Target:
 
 def test_names_and_roles() -> None:
     assert {"qemu", "console_shell"} <= set(registry.names())
-    assert registry.roles_of(Qemu) == (Power, Console, Deploy, Counter)
+    assert registry.roles_of(Qemu) == (Power, Console, Deploy, Counter, Ports)
     assert registry.roles_of(ConsoleShell) == (Shell,)
 
 

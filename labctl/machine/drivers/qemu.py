@@ -1,4 +1,4 @@
-"""QEMU as a machine: Power, Console, Deploy and Counter in one process.
+"""QEMU as a machine: Power, Console, Deploy, Counter and Ports in one process.
 
 The process is started paused (``-S``) with its serial port and QMP on socket pairs, so that the console's reader is attached before the
 first instruction and there is no socket file to race for; ``cont`` is time zero. It dies with its owner. The disk is a sparse qcow2 that
@@ -10,16 +10,13 @@ skipped), the clock starts at a fixed date, random numbers come from a fixed see
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shlex
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
@@ -27,28 +24,24 @@ from pydantic import Field
 
 from labctl.config import nearest
 from labctl.deadline import Deadline, DeadlineExpired
-from labctl.errors import ConsoleLost, DeployError, HostToolMissing, ManagementError, PowerError, Problem
+from labctl.errors import ConsoleLost, DeployError, ManagementError, PowerError, Problem
 from labctl.machine import icount
-from labctl.machine.accel import choose
 from labctl.machine.protocols import DriverContext
 from labctl.machine.qemudisk import Backend, Bus, Disk
+from labctl.machine.qemumachine import BINARIES, START_DEADLINE, USUAL_MACHINES, accelerator_of, clock_words, machines, without_version
+from labctl.machine.qemuports import OpenPorts, open_ports
 from labctl.machine.qmp import Qmp
 from labctl.machine.reader import Reader
 from labctl.machine.transcript import Transcript
 from labctl.model import Build, Channel, PowerState, Target, TargetConfig, format_size
-from labctl.process import Child, run, start
+from labctl.process import Child, start
 
-BINARIES = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64", "riscv64": "qemu-system-riscv64"}
 DEBUG_EXIT = 0xF4
 """Port of isa-debug-exit, QEMU's own default; a value written there ends QEMU with the status ``value << 1 | 1``."""
-START_DEADLINE = 20.0
-"""Seconds that QEMU may take to answer QMP, on a loaded host."""
 ENDING = 2.0
 """Seconds between the end of the console and that of the process, at most."""
 MOST_DISK = 2048 << 40
 """Bytes of the largest qcow2 with clusters of 64 KiB, which are qemu-img's own choice."""
-USUAL_MACHINES = {"q35": 255, "microvm": 255, "pc": 255, "virt": 8}
-"""Machines that every QEMU has for the architectures that they are of, and how many CPUs it has given each for many years."""
 WRITE_DEADLINE = 10.0
 """Seconds that a guest may leave typed bytes unread."""
 
@@ -65,11 +58,13 @@ class _Process:
     serial: socket.socket
     reader: Reader
     log: IO[bytes]
+    ports: OpenPorts
 
     def close(self) -> None:
         self.child.kill()
         self.reader.stop()
         self.serial.close()
+        self.ports.close()
         self.qmp.close()
         self.log.close()
         if self.counts is not None:
@@ -110,6 +105,7 @@ class Qemu:
     _build: Build | None = field(default=None, init=False)
     _append: str = field(default="", init=False)
     _process: _Process | None = field(default=None, init=False)
+    _ports: dict[str, Literal["virtio", "serial"]] = field(default_factory=dict, init=False)
     _trace_at: Sequence[int] = field(default=(), init=False)
     _fault: str = field(default="", init=False)
     """How QEMU ended, if neither the guest nor the lab wanted it."""
@@ -140,11 +136,11 @@ class Qemu:
         extra = options.get("extra") or []
         if config.cpus <= USUAL_MACHINES.get(name, 0) or {"-M", "-machine", "--machine", "-smp", "--smp"}.intersection(extra):
             return found
-        known = _machines(str(options.get("binary") or BINARIES[config.arch]))
+        known = machines(str(options.get("binary") or BINARIES[config.arch]))
         if known and name not in known:
             found.append(
                 Problem(
-                    where, "drivers.qemu.machine", f"found {name!r}", f"no machine of this QEMU; {nearest(name, _without_version(known))}"
+                    where, "drivers.qemu.machine", f"found {name!r}", f"no machine of this QEMU; {nearest(name, without_version(known))}"
                 )
             )
         elif known and config.cpus > known[name]:
@@ -292,6 +288,16 @@ class Qemu:
     def traced(self) -> bytes:
         return self._trace.read_bytes() if self._trace.is_file() else b""
 
+    # --- Ports
+
+    def want_port(self, name: str, kind: Literal["virtio", "serial"]) -> None:
+        self._ports[name] = kind
+
+    def port(self, name: str) -> socket.socket:
+        if self._process is None or self._process.child.status is not None:
+            raise ConsoleLost(f"the machine is off: its port {name} is not there", target=self.context.target.name)
+        return self._process.ports.host[name]
+
     # --- how it is put together
 
     @property
@@ -348,7 +354,7 @@ class Qemu:
     def _words(self, accelerator: str) -> str:
         """What the kernel must be told for this emulation."""
         if not self._counts:
-            return _clock_words(self.machine, accelerator)
+            return clock_words(self.machine, accelerator)
         # The TSC counts virtual nanoseconds. A kernel at an address of its own choice has other cache lines and page tables each time.
         words = " nokaslr" + (" tsc_early_khz=1000000" if self.machine == "microvm" else "")
         # Virtual time jumps to the next alarm while the disk works: the reference kernel must not set one.
@@ -367,7 +373,9 @@ class Qemu:
         qmp, qmp_qemu = socket.socketpair()
         log = (self.context.workdir / "qemu.log").open("ab")
         counts = icount.Counts(self.context.target.config.cpus) if self._counts else None
+        ports = open_ports(self._ports)
         with serial_qemu, qmp_qemu, ExitStack() as handed_over:
+            handed_over.callback(ports.handed_over)
             shared, plugin, env = self._plugin(counts, serial_qemu.fileno(), handed_over)
             child = start(
                 [
@@ -376,9 +384,10 @@ class Qemu:
                     "-S",
                     *("-chardev", f"socket,id=console,fd={serial_qemu.fileno()}", "-serial", "chardev:console"),
                     *("-chardev", f"socket,id=qmp,fd={qmp_qemu.fileno()}", "-mon", "chardev=qmp,mode=control"),
+                    *ports.arguments,
                     *plugin,
                 ],
-                pass_fds=[serial_qemu.fileno(), qmp_qemu.fileno(), *shared],
+                pass_fds=[serial_qemu.fileno(), qmp_qemu.fileno(), *ports.fds, *shared],
                 stderr=log,
                 env=env,
                 cpus=self.context.cpus,
@@ -388,7 +397,7 @@ class Qemu:
         self.transcript.resume()
         reader = Reader(serial.fileno(), self.transcript, on_end=lambda: self._why_ended(child, client))
         reader.start()
-        return _Process(since, counts, child, client, serial, reader, log)
+        return _Process(since, counts, child, client, serial, reader, log, ports)
 
     def _plugin(
         self, counts: icount.Counts | None, console: int, handed_over: ExitStack
@@ -441,39 +450,6 @@ class Qemu:
             # QEMU's last line may be an advice; what it refuses stands where it says its own name.
             return next((line for line in reversed(lines) if line.startswith("qemu-")), lines[-1]) if lines else ""
         return ""
-
-
-def _without_version(machines: Iterable[str]) -> list[str]:
-    return [name for name in machines if not re.search(r"-\d+\.\d+$", name)]
-
-
-@cache
-def _machines(binary: str) -> Mapping[str, int]:
-    """The machines that a QEMU has, aliases too, and the most CPUs of each, by QMP's ``query-machines``; empty if it does not tell."""
-    asked = "".join(json.dumps({"execute": command}) for command in ("qmp_capabilities", "query-machines", "quit"))
-    with suppress(HostToolMissing, ManagementError, OSError, ValueError, KeyError, TypeError):
-        said = run(
-            [binary, "-machine", "none", "-nodefaults", "-display", "none", "-S", "-qmp", "stdio"],
-            Deadline.after(START_DEADLINE),
-            stdin=asked.encode(),
-        )
-        answers = [json.loads(line).get("return") for line in said.out.splitlines()]
-        machines = next(answer for answer in answers if isinstance(answer, list))
-        return {name: each["cpu-max"] for each in machines for name in (each["name"], each.get("alias")) if name}
-    return {}
-
-
-def accelerator_of(target: Target, wanted: Literal["auto", "kvm", "tcg"]) -> Literal["kvm", "tcg"]:
-    return choose(wanted).name if target.config.arch == "x86_64" else "tcg"
-
-
-def _clock_words(machine: str, accelerator: str) -> str:
-    """What a kernel must be told to keep time. Microvm has neither HPET nor PM timer to measure the TSC against: where a busy host lets
-    that fail, the kernel waits for ever for a tick that it did not set up. An emulated TSC runs at the speed of the host's own."""
-    if machine != "microvm" or accelerator != "tcg":
-        return ""
-    speed = re.search(r"^cpu MHz\s*: ([0-9.]+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return f" tsc_early_khz={float(speed[1]) * 1000:.0f}" if speed else ""
 
 
 DRIVER = Qemu

@@ -11,17 +11,19 @@ key itself, ``"ssh-ed25519 AAAA…"``.
 from __future__ import annotations
 
 import base64
+import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from labctl.config import Lab
 from labctl.deadline import Deadline
-from labctl.errors import ConfigError, ConsoleLost, HostToolMissing, InfraError, LabctlError, Problem, TargetHung
+from labctl.errors import CommandFailed, ConfigError, ConsoleLost, HostToolMissing, LabctlError, Problem, TargetHung
 from labctl.machine.boot import explain
 from labctl.machine.protocols import CommandResult, DriverContext
 from labctl.machine.transcript import Pattern, Transcript
@@ -139,23 +141,41 @@ class Ssh:
             with suppress(OSError, EOFError):
                 connection.close()
 
-    # --- files, for whoever deploys over it
+    # --- Files, by SFTP
 
-    def put(self, local: Path, remote: str) -> None:
-        """Copy a file there, by SFTP. InfraError if it is not taken."""
-        assert self._connection is not None  # noqa: S101  # opened before
+    def put(self, content: IO[bytes], path: str, deadline: Deadline, mode: int = 0o644) -> None:
+        self.open(deadline)
+        assert self._connection is not None  # noqa: S101  # for the type checker
+        draft = f"{path}.labctl-{os.getpid()}"
         try:
-            self._connection.put(str(local), remote)
+            with self._sftp(deadline) as files:
+                files.putfo(content, draft)
+                files.chmod(draft, mode)
+                files.posix_rename(draft, path)
+        except TimeoutError:
+            raise self._late(f"put {path}", deadline) from None
         except (OSError, EOFError) as error:
-            raise InfraError(f"{self._where} does not take {local}: {error}", target=self.context.target.name) from None
+            raise CommandFailed(f"put {path}: {error}", target=self.context.target.name) from None
 
-    def get(self, remote: str, local: Path) -> None:
-        """Copy a file from there, by SFTP. InfraError if it is not given."""
-        assert self._connection is not None  # noqa: S101  # opened before
+    def get(self, path: str, into: IO[bytes], deadline: Deadline) -> None:
+        self.open(deadline)
         try:
-            self._connection.get(remote, str(local))
+            with self._sftp(deadline) as files:
+                files.getfo(path, into)
+        except TimeoutError:
+            raise self._late(f"get {path}", deadline) from None
         except (OSError, EOFError) as error:
-            raise InfraError(f"{self._where} does not give {remote}: {error}", target=self.context.target.name) from None
+            raise CommandFailed(f"get {path}: {error}", target=self.context.target.name) from None
+
+    @contextmanager
+    def _sftp(self, deadline: Deadline) -> Iterator[Any]:
+        assert self._connection is not None  # noqa: S101  # opened before
+        with self._connection.client.open_sftp() as files:
+            files.get_channel().settimeout(max(0.1, deadline.left))
+            yield files
+
+    def _late(self, what: str, deadline: Deadline) -> LabctlError:
+        return self._hung(f"no end within {deadline.seconds:g} s of", what, 0)
 
     # --- the connection
 
