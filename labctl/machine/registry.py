@@ -4,8 +4,6 @@ A driver is one file: ``labctl/machine/drivers/NAME.py``, or any module named by
 ``DRIVER = TheClass``. The class is a dataclass: its fields are its options, checked like every other key of a target's file. A field
 typed as a role (`Power`, `Console`, `Deploy`, `Shell`), `Transcript` or `DriverContext` is no option: it is injected. A role that it may do
 without (``console: Console | None``) is None where no driver of the target fills it.
-typed as a role (`Power`, `Console`, `Deploy`, `Shell`), `Transcript` or `DriverContext` is no option: it is injected. One typed as
-``Role | None`` is injected if a driver of the target fills that role.
 """
 
 from __future__ import annotations
@@ -30,7 +28,6 @@ from labctl.machine.transcript import Transcript
 from labctl.model import Channel, Target
 
 R = TypeVar("R")
-_OPTIONAL: Mapping[Any, type] = {role | None: role for role in ROLES}
 
 
 def names() -> tuple[str, ...]:
@@ -73,7 +70,6 @@ def _fields_of(driver: Any) -> tuple[dict[str, Any], type[BaseModel]]:
     for field in dataclasses.fields(driver):
         kind = hints[field.name]
         if _role(kind) is not None or kind in (Transcript, DriverContext):
-        if kind in (*ROLES, *_OPTIONAL, Transcript, DriverContext):
             injected[field.name] = kind
         elif field.init:
             default = field.default if field.default is not dataclasses.MISSING else ...
@@ -245,31 +241,22 @@ class Machine:
         return kind in self.roles
 
 
-def _needs(driver: type[Any]) -> list[type]:
-    """The roles that are injected into it, if the target has them."""
-    kinds = _fields(driver)[0].values()
-    return [_OPTIONAL.get(kind, kind) for kind in kinds if kind in (*ROLES, *_OPTIONAL)]
-
-
 def assemble(context: DriverContext, transcript: Transcript) -> Machine:
     """Make the drivers of a target, each after those that it needs. ConfigError if the file is wrong or they need each other."""
     target = context.target
     check(target)
     roles: dict[type, Any] = {}
     waiting = {name: load(name) for name in target.config.drivers}
-    filled = {role for driver in waiting.values() for role in roles_of(driver)}
     while waiting:
         coming = {role for driver in waiting.values() for role in roles_of(driver)}
         ready = [n for n, d in waiting.items() if coming.isdisjoint(role for kind in _fields(d)[0].values() if (role := _role(kind)))]
-        ready = [n for n, d in waiting.items() if all(k in roles for k in _needs(d) if k in filled)]
         if not ready:
             raise ConfigError([Problem(_where(target), "drivers", f"{', '.join(waiting)} need each other", "drivers without a circle")])
         for name in ready:
             driver = waiting.pop(name)
             injected, model = _fields(driver)
             given = validate(model, target.config.drivers[name], _where(target), f"drivers.{name}")
-            optional = {kind: roles.get(role) for kind, role in _OPTIONAL.items()}
-            sources: dict[Any, Any] = {**roles, **optional, Transcript: transcript, DriverContext: context}
+            sources: dict[Any, Any] = {**roles, Transcript: transcript, DriverContext: context}
             instance = driver(
                 **{field: sources.get(_role(kind) or kind) for field, kind in injected.items()},
                 **{field: getattr(given, field) for field in type(given).model_fields},
