@@ -115,7 +115,7 @@ cpus = 1
 memory = "192M"
 instances = 4
 append = "console=ttyS0"
-boot = { deadline = 45, silence = 20 }
+boot = { deadline = 30, silence = 10 }
 [drivers.qemu]
 accel = "tcg"
 disk_bus = "none"
