@@ -381,6 +381,20 @@ class Attempt:
     waited_s: float = 0.0
     """Seconds before that in which it waited for its target and its share of the host."""
     distributions: tuple[Distribution, ...] = ()
+    benchmark: bool = False
+    """It had the host to itself, for what it measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reused:
+    """Where a cell's result is from that was not run again, because nothing that decides it has changed."""
+
+    run: str
+    """Id of the run in which the cell was run."""
+    tests: int
+    """How many tests it had there."""
+    duration_s: float
+    """What it took there."""
 
 
 @dataclass(frozen=True)
@@ -392,6 +406,10 @@ class CellResult:
     duration_s: float
     reason: str
     attempts: tuple[Attempt, ...]
+    reused: Reused | None = None
+    """Not run in this run: passed in that one. It has no attempts here, and no samples: a figure is counted once."""
+    key: str = ""
+    """Digest over all that decides the result; empty where it may never be reused."""
 
     @property
     def tests(self) -> tuple[TestResult, ...]:

@@ -11,10 +11,10 @@ import typer
 
 from labctl.cli.verb import Json, complete_build, complete_matrix, complete_suite, complete_target, new_app, print_json, print_table
 from labctl.errors import ConfigError
-from labctl.model import Channel
+from labctl.model import Channel, Outcome
 
 if TYPE_CHECKING:
-    from labctl.model import Cell
+    from labctl.model import Cell, RunResult
     from labctl.run.prepare import Planned
 
 app = new_app(
@@ -38,6 +38,9 @@ def matrix(
     repeat: Annotated[int | None, typer.Option(min=1, help="Run each cell this many times.")] = None,
     workers: Annotated[int | None, typer.Option("-n", "--workers", min=1, help="Cells at a time (default: the host's CPUs).")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of the runs (default: the lab's).")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Run every cell, also those of which nothing has changed since they passed.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells, what each is expected to take, and what is left out.")
     ] = False,
@@ -50,6 +53,8 @@ def matrix(
     $ labctl run matrix default --target 'qemu-1c*'
     $ labctl run matrix --build ./bzImage --suite boot --repeat 5 -n 2
     $ labctl run matrix --target 'qemu-1c*' --channel icount
+
+    A cell that passed and of which nothing has changed is not run again, unless it measures (@pytest.mark.benchmark) or is repeated.
 
     Exit status: 0 pass, 1 fail, 2 bad configuration, 3 the lab's own fault, 130 interrupted.
     """
@@ -67,6 +72,8 @@ def matrix(
             repeat,
             results.absolute() if results else None,
             tuple(channel or ()),
+            whole=True,
+            fresh=fresh,
         ),
     )
     if dry_run:
@@ -127,6 +134,13 @@ def _run(planned: Planned, workers: int | None, as_json: bool) -> int:
     count = min(workers or len(budget.capacity().cpus), len(planned.cells))
     forked = ForkedWorkers(count)  # with all that was imported by now, and before there is a second thread
     prepared = prepare(planned, sys.argv, lambda line: print(line, file=sys.stderr))
+    if prepared.reused:
+        print(_reused_line(len(prepared.reused), len(prepared.planned.cells)), file=sys.stderr)
+    if not prepared.cells:
+        from labctl.report.write import write_reports
+
+        proven = prepared.writer.finish(Outcome.PASS)
+        return _tell(proven, write_reports(proven), as_json)
     suites = sorted({planned.lab.suite(cell.suite) for cell in prepared.cells})
     with ExitStack() as shown:
 
@@ -146,16 +160,27 @@ def _run(planned: Planned, workers: int | None, as_json: bool) -> int:
         raise controller.unstored
     if run is None:
         raise ConfigError("pytest ended before the run began; run it as `pytest suites --matrix NAME` to see why")
+    status = _tell(run, controller.report, as_json)
+    if controller.unstored is not None:
+        raise controller.unstored  # what could be kept has been shown
+    return status
+
+
+def _reused_line(reused: int, cells: int) -> str:
+    which = "the cell" if cells == 1 else f"all {cells} cells" if reused == cells else f"{reused} of {cells} cells"
+    return f"{which} passed before, and nothing that decides it has changed: not run again (--fresh runs everything)"
+
+
+def _tell(run: RunResult, report: Path | None, as_json: bool) -> int:
+    """Show a run that has ended. Its exit status."""
     from labctl.report.text import as_json as result_as_json
     from labctl.report.text import show, show_failures
 
     if as_json:
         show_failures(run, file=sys.stderr)
-        print_json(**{key: value for key, value in result_as_json(run, controller.report).items() if key != "schema"})
+        print_json(**{key: value for key, value in result_as_json(run, report).items() if key != "schema"})
     else:
-        show(run, controller.report)
-    if controller.unstored is not None:
-        raise controller.unstored  # what could be kept has been shown
+        show(run, report)
     if run.interrupted:
         return 130
     return {"pass": 0, "fail": 1}.get(run.outcome, 3)

@@ -37,7 +37,8 @@ def write_junit(run: RunResult, out: Path) -> None:
 def _cases(result: CellResult) -> list[TestResult]:
     cases = list(result.tests)
     if (result.outcome in _BAD and not any(t.outcome in _BAD for t in cases)) or not cases:
-        cases.append(TestResult("(cell)", result.outcome, 0.0 if cases else result.duration_s, result.reason))
+        name = f"(reused from {result.reused.run})" if result.reused else "(cell)"
+        cases.append(TestResult(name, result.outcome, 0.0 if cases else result.duration_s, result.reason))
     return cases
 
 

@@ -67,6 +67,8 @@ def sentence(run: RunResult) -> str:
         told = f"{len(run.cells):,} {'cell' if len(run.cells) == 1 else 'cells'}: {', '.join(parts)}"
     else:
         told = "No cell was run"
+    if reused := sum(result.reused is not None for result in run.cells):
+        told += f" ({reused:,} reused: nothing has changed since {'it' if reused == 1 else 'they'} did)"
     if run.left_out:
         told += f"; {len(run.left_out):,} left out"
     told += f"; took {duration(run.duration_s)}."

@@ -179,6 +179,7 @@ def as_json(run: RunResult, report: Path | None) -> dict[str, Any]:
                 "attempts": len(result.attempts),
                 "duration_s": round(result.duration_s, 6),
                 "reason": result.reason,
+                "reused_from": result.reused.run if result.reused else None,
                 "samples": [
                     {
                         "metric": s.metric,
@@ -225,7 +226,10 @@ def _row(run: RunResult, result: CellResult) -> tuple[Text, ...]:
         Text(_ready(result)),
         Text(f"{result.duration_s:.1f} s"),
         Text(str(len(result.attempts))),
-        Text("" if word else _why(result.reason), style="dim" if result.outcome not in BAD else ""),
+        Text(
+            f"reused: {one_line(result.reused.run)}" if result.reused else "" if word else _why(result.reason),
+            style="" if result.outcome in BAD else "dim",
+        ),
     )
 
 

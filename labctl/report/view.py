@@ -28,7 +28,7 @@ from labctl.judge.summary import (
     summarise_boots,
     summarise_tests,
 )
-from labctl.model import Attempt, CellResult, Channel, Milestone, Outcome, RunResult, TestResult, format_size
+from labctl.model import Attempt, CellResult, Channel, Milestone, Outcome, Reused, RunResult, TestResult, format_size
 from labctl.report.figures import POINTS, Chart, milestones_chart, samples_chart
 from labctl.report.order import BAD, counts, duration, failing_attempt, failures, sentence
 from labctl.report.printable import excerpt, one_line
@@ -100,6 +100,7 @@ def page(run: RunResult, out: Path, raw_base: str) -> dict[str, Any]:
         "tests": Some.of(map(_test, sorted(summarise_tests(run), key=_troubled)), MOST_LISTED),
         "skips": Some.of(_skips(run), MOST_LISTED),
         "left_out": Some.of(run.left_out, MOST_LISTED),
+        "reused": Some.of((links.of_reused(r.cell.id, r.reused) for r in run.cells if r.reused), MOST_LISTED),
         "host": [(key, _host_value(key, value)) for key, value in run.host.items()],
         "builds": Some.of(((name, _build(table)) for name, table in sorted(run.builds.items())), MOST_LISTED),
         "targets": Some.of(((name, _target(run.targets[name])) for name in sorted(run.targets, key=natural)), MOST_LISTED),
@@ -151,6 +152,13 @@ class _Links:
         except ValueError:  # not of this run
             return []
         return [(name, self._href(place / name)) for name in RAW if (attempt.folder / name).is_file()]
+
+    def of_reused(self, cell: str, reused: Reused) -> Shown:
+        """The report of the run that a result is from, if it is still there."""
+        name = Path(reused.run).name
+        there = (self.folder.parent / name / "report.html").is_file()
+        href = self._href(Path("..", name, "report.html")) if there else ""
+        return {"cell": cell, "run": reused.run, "href": href, "tests": reused.tests, "took": duration(reused.duration_s)}
 
     def of_run(self) -> list[tuple[str, str]]:
         names = ("samples.parquet", "histograms.parquet", "events.jsonl", "run.json", "end.json")
@@ -210,13 +218,13 @@ def _point(results: Sequence[CellResult] | None, anchors: Mapping[int, str]) -> 
         "outcome": worst.outcome,
         "anchor": anchors.get(id(worst), ""),
         "count": f"{same} of {len(results)}" if len(results) > 1 else "",
-        "took": duration(max(r.duration_s for r in results)),
+        "took": "reused" if all(r.reused for r in results) else duration(max(r.duration_s for r in results)),
         "reason": one_line(worst.reason, 120),
     }
 
 
 def _slowest(run: RunResult) -> list[Shown]:
-    ordered = sorted(run.cells, key=lambda r: -r.duration_s)[:SLOWEST]
+    ordered = sorted((r for r in run.cells if not r.reused), key=lambda r: -r.duration_s)[:SLOWEST]
     longest = max((r.duration_s for r in ordered), default=0.0)
     return [{"result": r, "took": duration(r.duration_s), "part": round(100 * r.duration_s / longest) if longest else 0} for r in ordered]
 

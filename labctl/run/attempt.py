@@ -77,7 +77,7 @@ class CellAttempt:
     def __post_init__(self) -> None:
         self._stack = ExitStack()
         self._machine_stack: ExitStack | None = None
-        self.record = self._stack.enter_context(self.writer.attempt(self.cell, worker=self.worker))
+        self.record = self._stack.enter_context(self.writer.attempt(self.cell, worker=self.worker, benchmark=self.exclusive))
 
     @cached_property
     def session(self) -> Session:

@@ -17,11 +17,13 @@ from labctl.build.obtain import check, obtain, recipes
 from labctl.config import Lab
 from labctl.errors import ConfigError, Problem
 from labctl.machine import budget, registry, standing
-from labctl.model import Build, Cell, Channel, LeftOut, MatrixConfig, Target
+from labctl.model import Build, Cell, Channel, LeftOut, MatrixConfig, Reused, Target
+from labctl.run import reuse
 from labctl.run.equip import equipped
 from labctl.run.matrix import expand
 from labctl.store import host
 from labctl.store.history import expected, expected_durations, expected_from
+from labctl.store.proven import proven
 from labctl.store.writer import RunWriter
 
 
@@ -36,6 +38,10 @@ class Request:
     repeat: int | None = None
     results: Path | None = None
     channels: tuple[Channel, ...] = ()
+    whole: bool = False
+    """Every test of each suite is run: what passes may stand for later runs."""
+    fresh: bool = False
+    """Results of earlier runs do not stand for this one."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,9 @@ class Prepared:
 
     planned: Planned
     cells: tuple[Cell, ...]
+    """Those that are to be run."""
+    reused: Mapping[str, Reused]
+    """Id of a cell that need not be run → the run whose result stands."""
     builds: Mapping[str, Build]
     writer: RunWriter
     retries: int
@@ -172,7 +181,10 @@ class Prepared:
 
 
 def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], None]) -> Prepared:
-    """Obtain the builds, several at a time, and make the run's folder. BuildFailed, HostToolMissing, StorageError."""
+    """Obtain the builds, several at a time, find what need not be run again, and make the run's folder.
+
+    BuildFailed, HostToolMissing, StorageError.
+    """
     for name, channel in {(cell.target, cell.channel) for cell in planned.cells}:
         for program in registry.host_programs(registry.on_channel(planned.targets[name], channel)):
             process.find(program)
@@ -190,6 +202,8 @@ def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], Non
     cells = tuple(replace(cell, build=named[cell.build]) for cell in planned.cells)
     costs = {new.id: planned.costs[old.id] for new, old in zip(cells, planned.cells, strict=True)}
     builds = {build.name: build for build in made.values()}
+    keys = reuse.keys(planned.lab.root, cells, builds, planned.targets, identity.result()) if planned.request.whole else {}
+    reused = {} if planned.request.fresh else proven(planned.results, keys)
     writer = RunWriter.create(
         planned.results,
         matrix=planned.request.matrix or "",
@@ -200,5 +214,8 @@ def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], Non
         targets={n: t.config.model_dump(mode="json", by_alias=True) for n, t in planned.targets.items()},
         cells=cells,
         left_out=planned.left_out,
+        keys=keys,
+        reused=reused,
     )
-    return Prepared(replace(planned, cells=cells, costs=costs), cells, builds, writer, planned.lab.config.retries)
+    to_run = tuple(cell for cell in cells if cell.id not in reused)
+    return Prepared(replace(planned, cells=cells, costs=costs), to_run, reused, builds, writer, planned.lab.config.retries)

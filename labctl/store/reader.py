@@ -15,7 +15,7 @@ from typing import Any
 
 from labctl.config import nearest
 from labctl.errors import ConfigError, Problem, StorageError
-from labctl.model import SCHEMA, Attempt, Cell, CellResult, Distribution, LeftOut, Outcome, RunResult, Sample, TestResult
+from labctl.model import SCHEMA, Attempt, Cell, CellResult, Distribution, LeftOut, Outcome, Reused, RunResult, Sample, TestResult
 from labctl.store import layout, records
 from labctl.store.disk import MOST_DOCUMENT, claimed, lines, open_regular, storage_error
 from labctl.store.outcome import INTERRUPTED, RUNNING, WAITING, WORKER_DIED, cell_outcome
@@ -61,10 +61,15 @@ def read_run(folder: Path, *, ending: tuple[Outcome, bool] | None = None) -> Run
     end = None if ending else end_of(folder)
     skipped = 0
     cells: list[Cell] = []
+    keys: dict[str, str] = {}
+    reused: dict[str, Reused] = {}
     left_out: list[LeftOut] = []
     for found in records.items(asked.get("cells")):
         try:
             cells.append(records.cell(found))
+            keys[cells[-1].id] = records.text(found.get("key"), "")
+            if "reused" in found:
+                reused[cells[-1].id] = records.reused(records.mapping(found["reused"]))
         except records.Malformed:
             skipped += 1
     for found in records.items(asked.get("left_out")):
@@ -91,6 +96,9 @@ def read_run(folder: Path, *, ending: tuple[Outcome, bool] | None = None) -> Run
 
     results: list[CellResult] = []
     for cell in dict.fromkeys(cells):
+        if (earlier := reused.get(cell.id)) is not None:
+            results.append(CellResult(cell, Outcome.PASS, 0.0, "", (), earlier, keys[cell.id]))
+            continue
         attempts: list[Attempt] = []
         home = folder / layout.CELLS / layout.cell_folder(cell)
         for number in layout.attempt_numbers(home):
@@ -101,7 +109,7 @@ def read_run(folder: Path, *, ending: tuple[Outcome, bool] | None = None) -> Run
         verdict, reason = cell_outcome(attempts)
         if running and not attempts:
             reason = WAITING
-        results.append(CellResult(cell, verdict, sum(a.duration_s for a in attempts), reason, tuple(attempts)))
+        results.append(CellResult(cell, verdict, sum(a.duration_s for a in attempts), reason, tuple(attempts), key=keys[cell.id]))
 
     return RunResult(
         id=folder.name,
@@ -146,6 +154,9 @@ def end_record(run: RunResult) -> dict[str, Any]:
                 "attempts": len(result.attempts),
                 "duration_s": round(result.duration_s, 6),
                 "durations": [round(a.duration_s, 6) for a in result.attempts if _tells_duration(a)],
+                "tests": result.reused.tests if result.reused else len(result.tests),
+                **({"key": result.key} if result.key and not any(a.benchmark for a in result.attempts) else {}),
+                **({"reused": records.reused_record(result.reused)} if result.reused else {}),
             }
             for result in run.cells
         ],
@@ -272,6 +283,7 @@ def _read_attempt(folder: Path, number: int, unended: str) -> tuple[Attempt, flo
     """One attempt, the time of its last event, and how many lines of it could not be read."""
     events, skipped = _read_events(folder / layout.EVENTS)
     worker = ""
+    benchmark = False
     tests: dict[str, TestResult] = {}
     samples: list[Sample] = []
     distributions: list[Distribution] = []
@@ -290,6 +302,7 @@ def _read_attempt(folder: Path, number: int, unended: str) -> tuple[Attempt, flo
             match event.kind:
                 case "begin":
                     worker = records.text(fields.get("worker"), "")
+                    benchmark = fields.get("benchmark") is True
                 case "status":
                     waiting_since = event.t if fields.get("state") in _WAITING else None
                 case "test":
@@ -333,6 +346,7 @@ def _read_attempt(folder: Path, number: int, unended: str) -> tuple[Attempt, flo
         complete=end is not None,
         waited_s=waited,
         distributions=tuple(distributions),
+        benchmark=benchmark,
     )
     return attempt, until, skipped
 

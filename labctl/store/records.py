@@ -18,7 +18,7 @@ from typing import Any, TypeVar, overload
 from pydantic_core import from_json
 
 from labctl.histogram import Histogram
-from labctl.model import SCHEMA, Cell, Channel, Direction, Distribution, LeftOut, Outcome, Sample, TestResult
+from labctl.model import SCHEMA, Cell, Channel, Direction, Distribution, LeftOut, Outcome, Reused, Sample, TestResult
 from labctl.store.disk import MOST_LINE
 
 E = TypeVar("E", bound=Enum)
@@ -81,6 +81,10 @@ def cell_record(cell: Cell) -> dict[str, Any]:
         "channel": cell.channel.value,
         "repeat": cell.repeat,
     }
+
+
+def reused_record(reused: Reused) -> dict[str, Any]:
+    return {"run": reused.run, "tests": reused.tests, "duration_s": round(reused.duration_s, 6)}
 
 
 def sample_record(sample: Sample) -> dict[str, Any]:
@@ -320,6 +324,11 @@ def distribution(found: Mapping[str, Any]) -> Distribution:
         at=seconds(found.get("at"), 0.0),
         conditions=numbers(found.get("conditions")),
     )
+
+
+def reused(found: Mapping[str, Any]) -> Reused:
+    """Malformed without the run's id."""
+    return Reused(text(found.get("run")), integer(found.get("tests"), 0), seconds(found.get("duration_s"), 0.0))
 
 
 def test(found: Mapping[str, Any]) -> TestResult:

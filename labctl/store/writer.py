@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from labctl.errors import MeasurementInvalid, StorageError
-from labctl.model import SCHEMA, Cell, Distribution, LeftOut, Outcome, RunResult, Sample, TestResult
+from labctl.model import SCHEMA, Cell, Distribution, LeftOut, Outcome, Reused, RunResult, Sample, TestResult
 from labctl.store import layout, records
 from labctl.store.disk import LineFile, make_folder, storage_error, write_atomically
 from labctl.store.reader import end_record, read_run
@@ -51,9 +51,15 @@ class RunWriter:
         targets: Mapping[str, Mapping[str, Any]],
         cells: Sequence[Cell],
         left_out: Sequence[LeftOut] = (),
+        keys: Mapping[str, str] | None = None,
+        reused: Mapping[str, Reused] | None = None,
         run_id: str | None = None,
     ) -> RunWriter:
-        """Make ``results/RUN_ID/`` with its run.json. StorageError that names the folder and the cause if it can't be written."""
+        """Make ``results/RUN_ID/`` with its run.json. StorageError that names the folder and the cause if it can't be written.
+
+        By cell id: ``keys``, the digests by which results of this run may be reused; ``reused``, those of earlier runs that stand here.
+        """
+        keys, reused = keys or {}, reused or {}
         results = results.resolve()
         make_folder(results, exist_ok=True)
         folder = _new_folder(results, run_id)
@@ -70,7 +76,14 @@ class RunWriter:
                     "host": host,
                     "builds": builds,
                     "targets": targets,
-                    "cells": [records.cell_record(cell) for cell in cells],
+                    "cells": [
+                        {
+                            **records.cell_record(cell),
+                            **({"key": keys[cell.id]} if cell.id in keys else {}),
+                            **({"reused": records.reused_record(reused[cell.id])} if cell.id in reused else {}),
+                        }
+                        for cell in cells
+                    ],
                     "left_out": [{**records.cell_record(out.cell), "reason": out.reason} for out in left_out],
                 }
             ),
@@ -97,7 +110,7 @@ class RunWriter:
             raise StorageError(f"{folder / layout.RUN} is not a run's: {error}") from error
         return cls(folder, cells)
 
-    def attempt(self, cell: Cell, *, worker: str) -> AttemptWriter:
+    def attempt(self, cell: Cell, *, worker: str, benchmark: bool = False) -> AttemptWriter:
         """Begin the next attempt at a cell of this run, in a folder of its own. StorageError."""
         if cell not in self._cells:
             raise ValueError(f"{cell.id} is not a cell of run {self.id}")
@@ -111,7 +124,7 @@ class RunWriter:
                 break
             except FileExistsError:
                 number += 1
-        attempt = AttemptWriter(home / layout.attempt_folder(number), cell, number, worker)
+        attempt = AttemptWriter(home / layout.attempt_folder(number), cell, number, worker, benchmark=benchmark)
         # Whoever follows the run learns of new attempts here, and need not look into every cell's folder.
         self.event("attempt", cell=cell.id, folder=name, attempt=number, worker=worker)
         return attempt
@@ -143,13 +156,13 @@ class RunWriter:
 class AttemptWriter:
     """One try at a cell. Without `finish` it reads as interrupted. Safe to use from several threads."""
 
-    def __init__(self, folder: Path, cell: Cell, number: int, worker: str) -> None:
+    def __init__(self, folder: Path, cell: Cell, number: int, worker: str, *, benchmark: bool = False) -> None:
         self.folder = folder
         self.cell = cell
         self.number = number
         self._began = time.monotonic()
         self._events = LineFile(folder / layout.EVENTS, exclusive=True)
-        begin = {"cell": records.cell_record(cell), "attempt": number, "worker": worker}
+        begin = {"cell": records.cell_record(cell), "attempt": number, "worker": worker, "benchmark": benchmark}
         self._events.append(records.event_line("begin", begin, first=True))
 
     def event(self, kind: str, **fields: Any) -> None:

@@ -151,7 +151,20 @@ def test_json_is_what_was_promised() -> None:
         "/r/report.html",
     )
     cell = found["cells"][0]
-    assert list(cell) == ["id", "build", "target", "suite", "channel", "outcome", "attempts", "duration_s", "reason", "samples", "readings"]
+    assert list(cell) == [
+        "id",
+        "build",
+        "target",
+        "suite",
+        "channel",
+        "outcome",
+        "attempts",
+        "duration_s",
+        "reason",
+        "reused_from",
+        "samples",
+        "readings",
+    ]
     assert cell["id"] == "debian-cloud/qemu-1c-512m/boot"
     assert cell["attempts"] == 1
     assert cell["samples"][0] == {"metric": "boot.ready", "value": run.cells[0].samples[0].value, "unit": "s", "channel": "wall"}

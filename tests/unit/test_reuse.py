@@ -1,0 +1,153 @@
+"""What must change for a cell to be run again, and which earlier result stands."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from labctl.model import Build, Cell, Channel, Outcome, Provenance, Target, TargetConfig
+from labctl.run.reuse import keys, tree_digest
+from labctl.store import layout
+from labctl.store.proven import proven
+from labctl.store.reader import read_run
+from labctl.store.writer import RunWriter
+
+CELL = Cell("b", "t", "s")
+HOST = {"cpu": "c", "kernel": "6", "python": "3", "qemu": "7", "memory": "1"}
+BUILD = Build("b", "sha256:1", "x86_64", Path("/k"), None, "6.1", "quiet", {}, Provenance("path", "k"))
+
+
+def a_target(**more: object) -> Target:
+    return Target("t", TargetConfig.model_validate({"schema": 1, "cpus": 1, "memory": "64M", "drivers": {"qemu": {}}, **more}))
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    (tmp_path / "suites/s").mkdir(parents=True)
+    (tmp_path / "suites/s/test_s.py").write_text("def test(): pass\n")
+    (tmp_path / "conftest.py").write_text("")
+    return tmp_path
+
+
+def key(lab: Path, cell: Cell = CELL, build: Build = BUILD, target: Target | None = None, host: dict[str, str] = HOST) -> str:
+    return keys(lab, [cell], {"b": build}, {"t": target or a_target()}, host)[cell.id]
+
+
+def test_the_key_is_the_same_while_nothing_changes(lab: Path) -> None:
+    before = key(lab)
+    (lab / "suites/s/__pycache__").mkdir()
+    (lab / "suites/s/__pycache__/test_s.pyc").write_bytes(b"compiled")
+    (lab / "suites/s/test_s.py").touch()
+    assert key(lab, host={**HOST, "memory": "2"}) == before
+
+
+def test_each_thing_that_decides_a_result_changes_the_key(lab: Path) -> None:
+    seen = {key(lab)}
+
+    def is_new(found: str) -> None:
+        assert found not in seen
+        seen.add(found)
+
+    is_new(key(lab, build=replace(BUILD, digest="sha256:2")))
+    is_new(key(lab, build=replace(BUILD, append="")))
+    is_new(key(lab, build=replace(BUILD, milestones={"ready": "up"})))
+    is_new(key(lab, target=a_target(append="nosmp")))
+    is_new(key(lab, target=a_target(drivers={"qemu": {"machine": "microvm"}})))
+    is_new(key(lab, replace(CELL, channel=Channel.ICOUNT)))
+    for name in ("cpu", "kernel", "python", "qemu"):
+        is_new(key(lab, host={**HOST, name: "other"}))
+    (lab / "suites/s/test_s.py").write_text("def test(): assert 1\n")
+    is_new(key(lab))
+    (lab / "suites/s/overlay").mkdir()
+    (lab / "suites/s/overlay/tool").write_text("")
+    is_new(key(lab))
+    (lab / "suites/s/overlay/tool").chmod(0o755)
+    is_new(key(lab))
+    (lab / "conftest.py").write_text("pytest_plugins = ()")
+    is_new(key(lab))
+    (lab / "guest").mkdir()
+    (lab / "guest/init").write_text("")
+    is_new(key(lab))
+
+
+def test_what_is_repeated_has_no_key(lab: Path) -> None:
+    repeated = [CELL, replace(CELL, repeat=2)]
+    assert keys(lab, repeated, {"b": BUILD}, {"t": a_target()}, HOST) == {}
+
+
+def test_names_do_not_run_into_contents(tmp_path: Path) -> None:
+    for folder, name, content in (("one", "a", "bc"), ("two", "ab", "c")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text(content)
+    assert tree_digest(tmp_path / "one") != tree_digest(tmp_path / "two")
+
+
+def a_run(
+    results: Path, run_id: str, outcome: Outcome | None, key: str = "k1", *, benchmark: bool = False, first: Outcome | None = None
+) -> RunWriter:
+    writer = RunWriter.create(
+        results, matrix="m", argv=[], version="1", host={}, builds={}, targets={}, cells=[CELL], keys={CELL.id: key}, run_id=run_id
+    )
+    for each in filter(None, (first, outcome)):
+        with writer.attempt(CELL, worker="w", benchmark=benchmark) as attempt:
+            attempt.finish(each)
+    writer.finish(outcome or Outcome.ERROR, interrupted=outcome is None)
+    return writer
+
+
+@pytest.mark.parametrize(
+    ("history", "stands"),
+    [
+        ([("pass", "k1")], "1"),
+        ([("pass", "k2")], None),
+        ([("pass", "k1"), ("fail", "k2")], "1"),
+        ([("pass", "k1"), ("fail", "k1")], None),
+        ([("fail", "k1"), ("pass", "k1")], "2"),
+        ([("pass", "k1"), ("error", "k1")], "1"),
+        ([("pass", "k1"), ("skip", "k1")], "1"),
+        ([("pass", "k1"), ("invalid", "k1")], None),
+        ([], None),
+    ],
+)
+def test_the_newest_result_under_the_same_key_decides(tmp_path: Path, history: list[tuple[str, str]], stands: str | None) -> None:
+    for number, (outcome, key) in enumerate(history, 1):
+        a_run(tmp_path, str(number), Outcome(outcome), key)
+    found = proven(tmp_path, {CELL.id: "k1"})
+    assert (found[CELL.id].run if found else None) == stands
+
+
+def test_neither_benchmarks_nor_retries_nor_runs_without_a_key_stand(tmp_path: Path) -> None:
+    a_run(tmp_path, "1", Outcome.PASS, benchmark=True)
+    a_run(tmp_path, "2", Outcome.PASS, "")
+    assert proven(tmp_path, {CELL.id: "k1"}) == proven(tmp_path, {CELL.id: ""}) == {}
+    a_run(tmp_path, "3", Outcome.PASS, first=Outcome.ERROR)  # flaky
+    a_run(tmp_path, "4", None)
+    assert proven(tmp_path, {CELL.id: "k1"}) == {}
+
+
+def test_a_reused_result_names_the_run_in_which_the_cell_was_run(tmp_path: Path) -> None:
+    a_run(tmp_path, "1", Outcome.PASS)
+    for run_id in ("2", "3"):
+        found = proven(tmp_path, {CELL.id: "k1"})
+        assert found[CELL.id].run == "1"
+        writer = RunWriter.create(
+            tmp_path, matrix="m", argv=[], version="1", host={}, builds={}, targets={}, cells=[CELL], keys={CELL.id: "k1"}, reused=found,
+            run_id=run_id,
+        )  # fmt: skip
+        (result,) = writer.finish(Outcome.PASS).cells
+        assert (result.outcome, result.reused, result.attempts) == (Outcome.PASS, found[CELL.id], ())
+        assert read_run(tmp_path / run_id).cells == (result,)
+    (tmp_path / "1" / layout.END).unlink()  # what is not there any more proves nothing
+    assert proven(tmp_path, {CELL.id: "k1"}) == {}
+
+
+@pytest.mark.parametrize("torn", ['{"run": 7}', '{"run": "../../etc"}', '{"run": ""}', "[]", '"x"'])
+def test_damaged_records_prove_nothing(tmp_path: Path, torn: str) -> None:
+    a_run(tmp_path, "1", Outcome.PASS)
+    end = json.loads((tmp_path / "1" / layout.END).read_text())
+    end["cells"][0]["reused"] = json.loads(torn)
+    (tmp_path / "1" / layout.END).write_text(json.dumps(end))
+    assert proven(tmp_path, {CELL.id: "k1"}) == {}
