@@ -214,3 +214,26 @@ def test_a_build_that_comes_up_on_one_cpu_only_is_not_counted_on_more() -> None:
     assert {cell.target for cell in planned.cells} == {"qemu-1c-512m"}
     assert {out.cell.target for out in planned.left_out} == {"qemu-2c-1g", "qemu-4c-2g", "qemu-8c-4g"}
     assert all("comes up on 1 CPU at most" in out.reason for out in planned.left_out)
+
+
+def test_what_passed_is_not_run_again_until_something_changes(new_lab: Callable[[], TemporaryLab]) -> None:
+    lab = new_lab()
+    lab.suite("free", COST_FREE)
+    lab.suite("timed", "import pytest\n\n\n@pytest.mark.benchmark\n" + COST_FREE)
+    first = lab.run()
+    assert first.status == 0, first.err
+    again = lab.run()
+    assert again.status == 0, again.err
+    assert "1 of 2 cells passed before" in again.err
+    assert again.cells["debian/free"]["reused_from"] == first.data["run"]
+    assert (again.cells["debian/free"]["outcome"], again.cells["debian/free"]["attempts"]) == ("pass", 0)
+    assert again.cells["debian/timed"]["reused_from"] is None  # what measures is measured
+    assert f"../{first.data['run']}/report.html" in Path(again.data["report"]).read_text()
+
+    lab.suite("free", COST_FREE + "\n\ndef test_no_more():\n    assert False\n")
+    changed = lab.run("--suite", "free")
+    assert changed.cells["debian/free"]["outcome"] == "fail"
+    lab.suite("free", COST_FREE)
+    assert lab.run("--suite", "free").cells["debian/free"]["reused_from"] == first.data["run"]
+    fresh = lab.run("--suite", "free", "--fresh")
+    assert fresh.cells["debian/free"]["reused_from"] is None

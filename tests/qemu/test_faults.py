@@ -224,7 +224,7 @@ def bad_guests(new_lab: Callable[[], TemporaryLab]) -> tuple[TemporaryLab, Ran]:
     torn = lab.root / "torn"
     torn.write_bytes(lab.debian.kernel.read_bytes()[: 1 << 20])
     lab.build("torn", kernel=torn)
-    return lab, lab.run("-n", "3", seconds=180)
+    return lab, lab.run("-n", "2", seconds=180)
 
 
 def test_misbehaving_guests_fail_the_run_and_no_other_cell(bad_guests: tuple[TemporaryLab, Ran]) -> None:
