@@ -17,6 +17,7 @@ BENCHES = {
     "transcript": ["transcript.py"],
     "report": ["report.py"],
     "boots": ["boots/compare.py"],
+    "agent": ["agent.py"],
     "netboot": ["netboot.py"],
 }
 

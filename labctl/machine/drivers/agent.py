@@ -115,6 +115,12 @@ class Agent:
 
     # --- what only an agent can do
 
+    def ping(self, deadline: Deadline, payload: bytes = b"") -> float:
+        """Seconds for a round trip."""
+        taken: list[float] = []
+        self._transfer("ping", deadline, lambda client: taken.append(client.ping(deadline, payload)))
+        return taken[0]
+
     def set_clock(self, deadline: Deadline) -> None:
         """The machine's clock becomes the host's."""
         self._transfer("clock", deadline, lambda client: client.set_clock(time.time_ns(), deadline))
