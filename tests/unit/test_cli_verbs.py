@@ -176,7 +176,13 @@ def test_targets_show(labctl, lab: Path) -> None:
     assert ran.status == 0
     assert "64M" in ran.out
     assert "qemu (Power, Console, Deploy, Counter, Ports)" in ran.out
-    assert json.loads(labctl("targets", "show", "small", "--json").out)["roles"]["qemu"] == ["Power", "Console", "Deploy", "Counter", "Ports"]
+    assert json.loads(labctl("targets", "show", "small", "--json").out)["roles"]["qemu"] == [
+        "Power",
+        "Console",
+        "Deploy",
+        "Counter",
+        "Ports",
+    ]
 
 
 def test_targets_show_unknown(labctl, lab: Path) -> None:
