@@ -9,7 +9,7 @@ from labctl.errors import BootFailed, TargetHung
 from labctl.machine.boot import Boot, explain
 from labctl.machine.protocols import Ends
 from labctl.machine.session import POWER_DEADLINE, Session
-from labctl.machine.transcript import ConsoleEnded
+from labctl.machine.transcript import ConsoleEnded, Transcript
 from labctl.model import Milestone, PowerState
 from labctl.parsers.ktap import Ktap, Report
 
@@ -66,9 +66,9 @@ def _watch_the_end(session: Session, boot: Boot, reader: Ktap, cursor: int) -> l
     """From the end of the report to that of the machine: what is wrong with it."""
     transcript, power, promised = session.transcript, session.machine.power, session.config.boot.end
     limit = Deadline.after(END_GRACE if promised is None else promised)
-    banners, searched = _banners(session, boot), boot.offsets.get(Milestone.READY, cursor)
+    starts, searched = banners(session, boot), boot.offsets.get(Milestone.READY, cursor)
     while True:
-        if any(banner in transcript.read(searched, cursor) for banner in banners):
+        if any(banner in transcript.read(searched, cursor) for banner in starts):
             return ["the machine was reset after the report: it says its banner again"]
         searched = max(searched, cursor - _BANNER_WIDTH)
         try:
@@ -88,7 +88,7 @@ def _watch_the_end(session: Session, boot: Boot, reader: Ktap, cursor: int) -> l
     return [f"all was reported, but {bad}"] if bad else []
 
 
-def _banners(session: Session, boot: Boot) -> list[bytes]:
+def banners(session: Session, boot: Boot) -> list[bytes]:
     """The lines of a boot that no boot says twice."""
     starts = [boot.offsets[name] for name in (Milestone.FIRMWARE, Milestone.KERNEL_ENTRY) if name in boot.offsets]
     lines = [session.transcript.read(at, at + _BANNER_WIDTH).partition(b"\n")[0].rstrip() for at in starts]
@@ -97,10 +97,14 @@ def _banners(session: Session, boot: Boot) -> list[bytes]:
 
 def durations(session: Session, boot: Boot, report: Report) -> list[float]:
     """Seconds that each result of the report took: from the one before on the console, or from ``ready``, to its own line."""
-    times = [session.transcript.time_of(boot.since + result.end - 1) for result in report.results]
-    before = boot.t0_ns + round(boot.milestones["ready"] * 1e9)
+    return spans(session.transcript, boot.since, boot.t0_ns + round(boot.milestones["ready"] * 1e9), report)
+
+
+def spans(transcript: Transcript, since: int, began_ns: int, report: Report) -> list[float]:
+    """Seconds from ``began_ns`` (monotonic) to the first result of a report that was read from offset ``since`` on, and from each to the
+    next."""
     took = []
-    for at in times:
-        took.append(max(0, at - before) / 1e9)
-        before = max(before, at)
+    for at in [transcript.time_of(since + result.end - 1) for result in report.results]:
+        took.append(max(0, at - began_ns) / 1e9)
+        began_ns = max(began_ns, at)
     return took

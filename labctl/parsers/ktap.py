@@ -21,6 +21,7 @@ LINE_WIDTH = 1024
 _LONGEST = 4 * LINE_WIDTH
 """Bytes of them."""
 _MOST_LATE = 5
+_MOST_TOLD = 5
 _NO_REASON = "nothing to test"
 DETAIL_LINES = 60
 DETAIL_WIDTH = 240
@@ -66,6 +67,21 @@ class Report:
     """Why the report can't be believed as it is: tests that the plan promises and that are missing, numbers out of order, ``Bail out!``."""
     bail: str = ""
 
+    @property
+    def wrong(self) -> str:
+        """Why it is no pass, for the message of an ``assert not report.wrong``: the first failures, then the problems. Empty if all is
+        well."""
+        failed = [f"{result.name}: {result.reason}".rstrip(": ") for result in self.results if result.outcome is Outcome.FAIL]
+        told = [f"{len(failed)} of {len(self.results)} failed: {'; '.join(failed[:_MOST_TOLD])}"] if failed else []
+        return "; ".join((*told, *self.problems[:_MOST_TOLD]))
+
+    @property
+    def skipped(self) -> str:
+        """Why nothing was tested, by the first result; empty if something was."""
+        if not self.results or any(result.outcome is not Outcome.SKIP for result in self.results):
+            return ""
+        return self.results[0].reason
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -109,9 +125,14 @@ class _Group:
 
 
 class Ktap:
-    """Fed with what the console says, as it comes. `done` tells when the report is over."""
+    """Fed with what the console says, as it comes. `done` tells when the report is over.
 
-    def __init__(self) -> None:
+    ``alone``: what is fed is nothing but the report, a program's output, so that its plan or first result begins it where the version line
+    is missing (TAP 12, and programs that forget it).
+    """
+
+    def __init__(self, *, alone: bool = False) -> None:
+        self._alone = alone
         self._rest = b""
         self._fed = 0
         self._groups: list[_Group] = []
@@ -170,7 +191,7 @@ class Ktap:
             problems.append("the plan is of no test, and gives no reason")
         problems += self._late
         found = top.found or ([Result(("all",), Outcome.SKIP, top.skipped)] if top.skipped else [])
-        return Report(_unique(found), complete, tuple(dict.fromkeys(problems)), self._bail)
+        return Report(unique(found), complete, tuple(dict.fromkeys(problems)), self._bail)
 
     def _folded(self) -> _Group:
         """All groups as one. Those whose own result never came count all the same, under the name that they gave themselves."""
@@ -211,7 +232,7 @@ class Ktap:
         head, words = head.rstrip(), words.strip()
         if version := _VERSION.match(text):
             self._begin(len(version[1]))
-        elif not self._groups:
+        elif not self._groups and not (self._alone and (_PLAN.match(head) or _RESULT.match(head))):
             pass  # what the kernel said before its report
         elif bail := _BAIL.match(text):
             self._bail = bail[1][:DETAIL_WIDTH] or "without a reason"
@@ -277,9 +298,9 @@ class Ktap:
             group.found.append(Result((called,), outcome, reason or _why(outcome, details), details, self._fed))
 
 
-def parse(data: bytes) -> Report:
-    """The report in the whole of what a console said."""
-    reader = Ktap()
+def parse(data: bytes, *, alone: bool = False) -> Report:
+    """The report in the whole of what a console said, or, ``alone``, a program."""
+    reader = Ktap(alone=alone)
     reader.feed(data)
     return reader.report()
 
@@ -302,7 +323,7 @@ def _why(outcome: Outcome, details: str) -> str:
     return said[-1].lstrip("# ") if outcome is Outcome.FAIL and said else ""
 
 
-def _unique(results: list[Result]) -> tuple[Result, ...]:
+def unique(results: list[Result]) -> tuple[Result, ...]:
     """Two tests of one name are two tests."""
     seen: dict[tuple[str, ...], int] = {}
     found = []

@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -511,7 +512,20 @@ def unmet(wanted: Mapping[str, Any], config: Any, build: Build) -> str:
     return ""
 
 
-FIXTURES = ("cell", "build", "target", "booted", "shell", "console", "record", "record_boot", "record_histogram", "selftests")
+FIXTURES = (
+    "cell",
+    "build",
+    "target",
+    "booted",
+    "shell",
+    "console",
+    "record",
+    "record_boot",
+    "record_histogram",
+    "selftests",
+    "ktap",
+    "ltp",
+)
 
 
 # --- fixtures ---------------------------------------------------------------------------------------------------------
@@ -594,14 +608,9 @@ def selftests(request: pytest.FixtureRequest, target: Session) -> Callable[[Boot
     """``selftests(target.boots[-1])``: what the kernel's own tests report on the console of a boot. Each is a test in the record."""
     from labctl.machine.selftest import durations, read_report
 
-    attempt = request.config.stash[CELLS].attempt
-    name = _name(request.node)
-
     def read(boot: Boot) -> Report:
         report = read_report(target, boot)
-        for result, took in zip(report.results, durations(target, boot, report), strict=True):
-            reason = f"{result.name}: {result.reason or 'failed'}" if result.outcome is Outcome.FAIL else result.reason
-            attempt.add(TestResult(f"{name}::{result.name}", result.outcome, took, reason, result.details), None)
+        _add_reported(request, report, durations(target, boot, report))
         return report
 
     return read
@@ -610,6 +619,31 @@ def selftests(request: pytest.FixtureRequest, target: Session) -> Callable[[Boot
 def _recorder(request: pytest.FixtureRequest, cell: Cell) -> Recorder:
     own = {k: str(v) for k, v in getattr(request.node, "callspec", None).params.items() if k != "cell"}  # type: ignore[union-attr]
     return Recorder(request.config.stash[CELLS].attempt, cell, _name(request.node), own)
+
+
+def _add_reported(request: pytest.FixtureRequest, report: Report, took: Sequence[float]) -> None:
+    """Each result of a report that a test has read becomes a test of the run, below that test."""
+    attempt = request.config.stash[CELLS].attempt
+    for result, seconds in zip(report.results, took, strict=True):
+        reason = f"{result.name}: {result.reason or 'failed'}" if result.outcome is Outcome.FAIL else result.reason
+        attempt.add(TestResult(f"{_name(request.node)}::{result.name}", result.outcome, seconds, reason, result.details), None)
+
+
+@pytest.fixture
+def ktap(request: pytest.FixtureRequest, target: Session, shell: Commands) -> Callable[..., Report]:
+    """``ktap("/usr/bin/program", deadline=60)``: run a program in the machine that reports in KTAP or TAP. Each line is a test in the
+    record, also of a program that did not come to its end."""
+    from labctl.machine.program import KTAP, run_program
+
+    return partial(run_program, target, language=KTAP, take=partial(_add_reported, request))
+
+
+@pytest.fixture
+def ltp(request: pytest.FixtureRequest, target: Session, shell: Commands) -> Callable[..., Report]:
+    """As `ktap`, for a program of the Linux Test Project."""
+    from labctl.machine.program import LTP, run_program
+
+    return partial(run_program, target, language=LTP, take=partial(_add_reported, request))
 
 
 @pytest.fixture

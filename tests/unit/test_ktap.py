@@ -255,3 +255,50 @@ def test_a_recorded_console_with_groups_and_the_kernels_own_log_between() -> Non
         assert cut.problems or cut.results == report.results
         assert len(cut.results) >= told
         told = len(cut.results)
+
+
+def test_a_programs_own_output_may_lack_the_version_line() -> None:
+    said = b"# Test configs:\n\tthreshold_mb=4\n\n1..3\nok 1 # XFAIL moved\n\tas expected\nok 2 8KB\nnot ok 3 2GB\n"
+    report = parse(said, alone=True)
+    assert [(r.name, r.outcome.value) for r in report.results] == [("test 1", "pass"), ("8KB", "pass"), ("2GB", "fail")]
+    assert (report.complete, report.problems) == (True, ())
+    assert parse(said).problems == ("no KTAP report",), "on a console such lines may be anybody's"
+    assert parse(b"ok 1 a\nok 2 b\n", alone=True).problems == ("the report is cut off after b",), "it never says how many there are"
+    assert not parse(b"ok 1 a\nok 2 b\n1..2\n", alone=True).wrong
+
+
+def test_what_is_wrong_in_a_line() -> None:
+    report = parse(b"KTAP version 1\n1..4\nok 1 a\nnot ok 2 b # why\nnot ok 3 c\n")
+    assert report.wrong == "2 of 3 failed: b: why; c; 4 tests planned, 3 reported; the report is cut off after c"
+    assert parse(b"KTAP version 1\n1..1\nok 1 a\n").wrong == ""
+    assert parse(b"KTAP version 1\n1..2\nok 1 a # SKIP no disk\nok 2 b # SKIP\n").skipped == "no disk"
+    assert parse(b"KTAP version 1\n1..2\nok 1 a # SKIP no disk\nok 2 b\n").skipped == ""
+
+
+def recorded(name: str, *, alone: bool = True) -> ktap.Report:
+    return parse(gzip.decompress((CONSOLES / f"{name}.txt.gz").read_bytes()), alone=alone)
+
+
+def test_kunit_on_a_console() -> None:
+    report = recorded("kunit", alone=False)
+    assert (report.complete, report.problems) == (True, ())
+    told = {result.name: result for result in report.results}
+    assert len(told) == 102
+    assert [name for name, result in told.items() if result.outcome is Outcome.FAIL] == ["example/example_simple_test"]
+    assert "Expected 1 + 1 == 3, but" in told["example/example_simple_test"].details
+    skipped = told["example/example_mark_skipped_test"]
+    assert (skipped.outcome, skipped.reason) == (Outcome.SKIP, "this test should be skipped")
+
+
+def test_kselftests_as_they_are() -> None:
+    whole = recorded("clone3")
+    assert (len(whole.results), whole.wrong) == (17, "")
+    assert recorded("mremap_test").wrong.startswith(
+        "4 of 14 failed: 2GB mremap - Source PUD-aligned, Destination PTE-aligned: Failed to map"
+    )
+    mincore = recorded("mincore_selftest")
+    assert [result.outcome.value for result in mincore.results] == ["pass", "pass", "skip", "fail", "fail"]
+    assert mincore.results[2].reason == "No huge pages available."
+    assert "No read-ahead pages found in memory" in mincore.results[3].details
+    assert "Bail out! pidfd_poll check" in recorded("pidfd_test").wrong
+    assert recorded("kcmp_test").wrong.startswith("3 tests planned, 0 reported"), "it says PASS where it should say ok"

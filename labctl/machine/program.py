@@ -1,0 +1,90 @@
+"""A program in the machine that reports its own tests: kselftests and others in KTAP, those of the Linux Test Project in their own words.
+
+What it prints is taken from the shell, whole and without anybody else's words, and is on the console besides: where the machine dies under
+it, what was reported until then is there.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from labctl.errors import ConsoleLost, TargetFailure
+from labctl.machine.selftest import spans
+from labctl.machine.session import Session
+from labctl.model import Outcome
+from labctl.parsers import ktap, ltp
+from labctl.parsers.crash import STAMP
+from labctl.parsers.ktap import Report
+
+PROGRAM_DEADLINE = 300.0
+"""Seconds for one program, unless the caller says otherwise."""
+MOST_OUTPUT = 4 << 20
+"""Bytes of what it prints that are read. Then its output is closed: a flood ends it."""
+
+_STATUS = re.compile(rb"\n# exit status ([0-9]{1,3})\s*\Z")
+_KERNEL_MESSAGE = re.compile(STAMP + rb"[^\n]*\n")
+
+
+@dataclass(frozen=True)
+class Language:
+    """How a kind of program says what became of its tests."""
+
+    parse: Callable[[bytes], Report]
+    skipped: int
+    """The exit status that means that nothing could be tested."""
+
+
+KTAP = Language(partial(ktap.parse, alone=True), 4)
+LTP = Language(ltp.parse, 32)
+
+
+def run_program(
+    session: Session, command: str, *, language: Language, take: Callable[[Report, list[float]], None], deadline: float = PROGRAM_DEADLINE
+) -> Report:
+    """Run ``command`` in the booted machine, and read what it reports. An exit status that does not fit the report is one of its problems.
+
+    ``take`` gets the report and the seconds that each result took, also before whatever ended the machine or the command is raised: then it
+    is what came until then. KernelCrash, TargetHung, CommandFailed; the lab's own faults.
+    """
+    session.booted()
+    since, began_ns = session.transcript.size, time.monotonic_ns()
+    try:
+        told = session.run(_echoed(command), deadline=deadline, check=False).output.encode()
+    except (TargetFailure, ConsoleLost):
+        partial_report = language.parse(_KERNEL_MESSAGE.sub(b"", session.transcript.read(since)))
+        if partial_report.results:
+            take(partial_report, _times(session, since, began_ns, language, partial_report))
+        raise
+    ending = _STATUS.search(told)
+    report = language.parse(told[: ending.start() + 1] if ending else told)
+    if why := _odd_ending(int(ending[1]) if ending else None, report, language):
+        report = replace(report, problems=(*report.problems, why))
+    take(report, _times(session, since, began_ns, language, report))
+    return report
+
+
+def _echoed(command: str) -> str:
+    # The console may be nobody's to write to: then the report is lost with the machine, and no more.
+    return f"{{ ({command}) 2>&1; printf '\\n# exit status %s\\n' $?; }} | tee /dev/console 2>/dev/null | head -c {MOST_OUTPUT}"
+
+
+def _odd_ending(status: int | None, report: Report, language: Language) -> str:
+    if status is None:
+        return f"it says more than {MOST_OUTPUT >> 20} MiB: the rest is not read"
+    outcomes = {result.outcome for result in report.results}
+    if status == 0 or Outcome.FAIL in outcomes or (status == language.skipped and Outcome.SKIP in outcomes):
+        return ""
+    how = f"was killed by signal {status - 128}" if 128 < status < 193 else f"exited with {status}"
+    return f"no test failed, but the program {how}" if report.results else f"the program {how}"
+
+
+def _times(session: Session, since: int, began_ns: int, language: Language, report: Report) -> list[float]:
+    """By the console's record; zeros where that does not show every result (a message broke into a line, the console is slower)."""
+    shown = language.parse(session.transcript.read(since))
+    if [result.path for result in shown.results] != [result.path for result in report.results]:
+        return [0.0] * len(report.results)
+    return spans(session.transcript, since, began_ns, shown)

@@ -1,0 +1,89 @@
+"""What programs of the Linux Test Project print: of today's library, of the one before, of its shell library, cut off, and hostile."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labctl.model import Outcome
+from labctl.parsers import ktap, ltp
+
+TODAY = b"""\
+tst_test.c:1560: TINFO: Timeout per run is 0h 00m 30s
+getpid01.c:38: TPASS: getpid() returns 4711
+getpid01.c:38: TPASS: getpid() returns 4712
+getpid02.c:45: \x1b[1;31mTFAIL: \x1b[0mgetpid() returned 0: ENOSYS (38)
+getpid02.c:52: TCONF: CONFIG_PID_NS is not set
+tst_test.c:1612: TBROK: fork() failed: ENOMEM (12)
+
+Summary:
+passed   2
+failed   1
+broken   1
+skipped  1
+warnings 0
+"""
+
+
+def test_the_library_of_today() -> None:
+    report = ltp.parse(TODAY)
+    assert [(result.name, result.outcome.value, result.reason) for result in report.results] == [
+        ("getpid01.c:38", "pass", ""),
+        ("getpid01.c:38#2", "pass", ""),
+        ("getpid02.c:45", "fail", "getpid() returned 0: ENOSYS (38)"),
+        ("getpid02.c:52", "skip", "CONFIG_PID_NS is not set"),
+        ("tst_test.c:1612", "fail", "broken: fork() failed: ENOMEM (12)"),
+    ]
+    assert (report.complete, report.problems) == (True, ())
+    assert "Timeout per run" in report.results[0].details
+    assert TODAY[: report.results[2].end].endswith(b"ENOSYS (38)\n")
+
+
+def test_the_libraries_before_it() -> None:
+    report = ltp.parse(
+        b"abort01     1  TPASS  :  abort() raised SIGABRT\ncpuset_syscall 2 TFAIL: no such cpuset\nmem 3 TWARN: left behind\n"
+    )
+    assert [(result.name, result.outcome.value, result.reason) for result in report.results] == [
+        ("abort01 1", "pass", ""),
+        ("cpuset_syscall 2", "fail", "no such cpuset"),
+        ("mem 3", "fail", "warnings: left behind"),
+    ]
+    assert (report.complete, report.problems) == (True, ())
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", "no result of an LTP test"),
+        (b"tst_test.c:1: TINFO: begins\n", "no result of an LTP test"),
+        (TODAY[: TODAY.index(b"Summary")], "the report is cut off after tst_test.c:1612: it has no summary"),
+        (TODAY[: TODAY.index(b"broken")], "the report is cut off after tst_test.c:1612: it has no summary"),
+        (TODAY.replace(b"passed   2", b"passed   3"), "the summary says passed 3, 2 reported"),
+    ],
+)
+def test_what_is_not_whole_says_why(data: bytes, problem: str) -> None:
+    report = ltp.parse(data)
+    assert report.problems == (problem,)
+    assert problem in report.wrong
+
+
+def test_cut_off_anywhere_it_is_no_pass() -> None:
+    healthy = b"a.c:1: TPASS: one\na.c:2: TPASS: two\n\nSummary:\npassed   2\nfailed   0\nbroken   0\nskipped  0\nwarnings 0\n"
+    assert not ltp.parse(healthy).wrong
+    for at in range(healthy.index(b"skipped") + len("skipped  ")):
+        assert ltp.parse(healthy[:at]).wrong
+
+
+def test_floods_are_bounded_and_safe_to_print() -> None:
+    flood = ltp.parse(b"a.c:1: TPASS: \x1b]0;x\x07\n" * (ktap.MOST_RESULTS + 5))
+    assert len(flood.results) == ktap.MOST_RESULTS
+    assert "\x1b" not in flood.results[0].details
+    assert len(ltp.parse(b"a.c:1: TFAIL: " + b"x" * 1_000_000).results[0].reason) <= ktap.DETAIL_WIDTH
+
+
+@given(st.lists(st.sampled_from(TODAY.splitlines()) | st.binary(max_size=30), max_size=30))
+def test_whatever_comes_is_read(lines: list[bytes]) -> None:
+    report = ltp.parse(b"\n".join(lines))
+    assert report.problems or report.complete
+    assert all(result.outcome in (Outcome.PASS, Outcome.FAIL, Outcome.SKIP) for result in report.results)
