@@ -10,8 +10,9 @@ import os
 import re
 import stat
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -19,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from labctl.errors import ConfigError, Problem
-from labctl.model import NAME_PATTERN, LabConfig, MatrixConfig, Recipe, Target, TargetConfig
+from labctl.model import NAME_PATTERN, GroupConfig, GroupFile, LabConfig, MatrixConfig, Recipe, Target, TargetConfig
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -251,6 +252,35 @@ def _short(value: object, most: int = 80) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def group_problems(file: GroupFile, parts: Mapping[str, TargetConfig], where: str) -> list[Problem]:
+    """What is wrong with a target of several machines, as far as those that could be read (``parts``) tell."""
+    problems: list[Problem] = []
+    first, *others = parts or [""]
+    for machine in others:
+        if parts[machine].arch != parts[first].arch:
+            found = f"{machine} is {parts[machine].arch}, {first} is {parts[first].arch}"
+            problems.append(Problem(where, f"machines.{machine}", found, "one architecture: all boot one build"))
+    for name, wanted in Counter(file.machines.values()).items():
+        machine = next(m for m, n in file.machines.items() if n == name)
+        if machine in parts and parts[machine].instances < wanted:
+            found = f"takes {name} {wanted} times, which has instances = {parts[machine].instances}"
+            problems.append(Problem(where, "machines", found, "as many as there are at once"))
+    taken: dict[str, int] = {}
+    for number, link in enumerate(file.links):
+        for end in link.between:
+            machine, _, card = end.partition(".")
+            key = f"links.{number}.between"
+            if machine not in file.machines:
+                problems.append(Problem(where, key, f"found {end!r}: no such machine", nearest(machine, file.machines)))
+            elif machine in parts and (card not in parts[machine].nics or parts[machine].nics[card].to != "link"):
+                known = [n for n, nic in parts[machine].nics.items() if nic.to == "link"]
+                problems.append(Problem(where, key, f"found {end!r}: no card of {machine} that goes to a link", nearest(card, known)))
+            elif end in taken:
+                problems.append(Problem(where, key, f"{end} has a cable already, links.{taken[end]}", "one cable a card"))
+            taken.setdefault(end, number)
+    return problems
+
+
 @dataclass(frozen=True)
 class Lab:
     """A lab on disk. Its files are read when asked for, each once."""
@@ -307,7 +337,50 @@ class Lab:
     def target(self, name: str) -> Target:
         """Read one target. ConfigError with the nearest name if it is unknown."""
         path = self._known(name, self.target_files, "target")
-        return Target(name, validate(TargetConfig, read_toml(path), _shown(path)))
+        data = read_toml(path)
+        if "machines" in data:
+            return Target(name, self._group(validate(GroupFile, data, _shown(path)), _shown(path)))
+        return Target(name, validate(TargetConfig, data, _shown(path)))
+
+    def _group(self, file: GroupFile, where: str) -> GroupConfig:
+        """The machines that a target of several names, and what they take together. ConfigError with every mistake."""
+        problems: list[Problem] = []
+        parts: dict[str, TargetConfig] = {}
+        for machine, name in file.machines.items():
+            try:
+                parts[machine] = self._part(name)
+            except ConfigError as error:
+                problems += [replace(p, where=where, key=f"machines.{machine}") if not p.key else p for p in error.problems]
+        problems += group_problems(file, parts, where)
+        if problems:
+            raise ConfigError(problems)
+        return GroupConfig(
+            description=file.description,
+            tags=file.tags,
+            arch=next(iter(parts.values())).arch,
+            cpus=sum(part.cpus for part in parts.values()),
+            memory=sum(part.memory for part in parts.values()),
+            machines=parts,
+            of=file.machines,
+            links=file.links,
+            schema=1,
+        )
+
+    def _part(self, name: str) -> TargetConfig:
+        path = self._known(name, self.target_files, "target")
+        data = read_toml(path)
+        if "machines" in data:
+            raise ConfigError([Problem("", "", f"{name} has several machines itself", "a target of one machine")])
+        return validate(TargetConfig, data, _shown(path))
+
+    def machine(self, name: str) -> Target:
+        """Read a target that is one machine. ConfigError too for one of several, which says what they are."""
+        target = self.target(name)
+        if several := target.machines:
+            each = ", ".join(f"{machine} is {part.name}" for machine, part in zip(several, target.parts, strict=True))
+            first = target.parts[0].name
+            raise ConfigError(f"target {name} has {len(several)} machines: {each}", remedy=f"name one of those, such as {first}")
+        return target
 
     def recipe(self, name: str) -> Recipe:
         """Read one recipe; the table named after its builder becomes ``options``."""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -72,6 +73,16 @@ def _one_line(value: str) -> str:
     if found := _CONTROL.search(value):
         raise ValueError(f"words without control characters (there is {found[0]!r} in it)")
     return value
+
+
+def _interface(value: str) -> str:
+    if value and "/" not in value:
+        raise ValueError("an address with its prefix, such as 192.168.1.20/24")
+    return str(ip_interface(value)) if value else value
+
+
+def _address(value: str) -> str:
+    return str(ip_address(value)) if value else value
 
 
 Words = Annotated[str, AfterValidator(_one_line)]
@@ -143,6 +154,19 @@ class BootExpectation(_File):
     """A kernel that has reported its own tests ends the machine within this time. Absent: it need not; what it says for 2 s is read."""
 
 
+class Nic(_File):
+    """``[nics.NAME]`` of a target: a network card, and what is at the other end of its cable."""
+
+    to: Literal["host", "link"]
+    """``host``: the host that runs the lab. ``link``: a card of another machine, where a target of several says which."""
+    mac: Annotated[str, Field(pattern=r"^([0-9a-f]{2}(:[0-9a-f]{2}){5})?$")] = ""
+    """Empty: an emulator takes one that is made from the names of target and card, and never changes."""
+    address: Annotated[str, AfterValidator(_interface)] = ""
+    """What the machine is to be called on this card, with its prefix: ``10.0.2.15/24``."""
+    peer: Annotated[str, AfterValidator(_address)] = ""
+    """The address at which the machine reaches what is at the other end."""
+
+
 class TargetConfig(_File):
     """``targets/NAME.toml``: a machine that a build can be put on."""
 
@@ -157,6 +181,8 @@ class TargetConfig(_File):
     tags: tuple[str, ...] = ()
     instances: Annotated[int, Field(ge=1, le=1024)] = 1
     """How many owners may hold it at once: 1 for a real machine, more for a config of an emulator."""
+    nics: Mapping[Name, Nic] = {}
+    """Its network cards by name."""
     append: Words = ""
     """Words that this machine needs on the kernel's command line (its console, what emulation needs)."""
     channel: Channel = Channel.WALL
@@ -164,6 +190,39 @@ class TargetConfig(_File):
     boot: BootExpectation = BootExpectation()
     drivers: Annotated[Mapping[str, Mapping[str, Any]], Field(min_length=1)]
     """Driver name → its options; each driver fills the roles that it has."""
+
+
+class Link(_File):
+    """A cable between two machines of a target: ``between = ["a.lan", "b.lan"]``, each MACHINE.CARD."""
+
+    between: tuple[str, str]
+
+
+class GroupFile(_File):
+    """``targets/NAME.toml`` with a table ``[machines]``: several machines that a cell has at once."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    machines: Annotated[Mapping[Name, str], Field(min_length=2, max_length=64)]
+    """What a test calls it → the target that it is."""
+    links: tuple[Link, ...] = ()
+
+
+class GroupConfig(TargetConfig):
+    """A target of several machines as a cell has it: what they are, and what they take of the host together."""
+
+    drivers: Mapping[str, Mapping[str, Any]] = {}
+    """None of its own: each machine has those of its target."""
+    machines: Mapping[str, TargetConfig]
+    of: Mapping[str, str]
+    """Machine → the target that it is: that is what is held, reserved and unhealthy."""
+    links: tuple[Link, ...] = ()
+
+
+def target_config(data: Mapping[str, Any]) -> TargetConfig:
+    """A target's config from what was written of it with ``model_dump``."""
+    return (GroupConfig if "machines" in data else TargetConfig).model_validate(data)
 
 
 class Recipe(_File):
@@ -230,6 +289,18 @@ class Target:
 
     name: str
     config: TargetConfig
+
+    @property
+    def machines(self) -> dict[str, Target]:
+        """Of a target of several machines what each is called → it, by a name of its own; empty for one machine."""
+        config = self.config
+        return {n: Target(f"{self.name}.{n}", c) for n, c in config.machines.items()} if isinstance(config, GroupConfig) else {}
+
+    @property
+    def parts(self) -> list[Target]:
+        """The targets that it takes, as their own files name them, one for each machine: itself if it is one machine."""
+        config = self.config
+        return [Target(config.of[n], c) for n, c in config.machines.items()] if isinstance(config, GroupConfig) else [self]
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def console(
     from labctl.machine import keeper
 
     lab = this_lab()
-    found = lab.target(target)
+    found = lab.machine(target)
     interactive = sys.stdin.isatty()
     with _ended_by_signals():
         connection = keeper.attach(target, lab.root)

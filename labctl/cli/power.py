@@ -39,14 +39,14 @@ def on(target: TargetName, build: BuildName = None, as_json: Json = False) -> No
     from labctl.machine import keeper, registry
 
     lab = this_lab()
-    if registry.stays_on(lab.target(target)):
+    if registry.stays_on(lab.machine(target)):
         if build is not None:
             raise ConfigError("--build is for an emulated machine", remedy="labctl run puts a build on a server, and boots it")
-        _say(target, _switch(lab.target(target), "on"), as_json)
+        _say(target, _switch(lab.machine(target), "on"), as_json)
         return
     answer = keeper.ask(target, lab.root, "on")
     if answer is None or answer["state"] != "on":
-        answer = keeper.keep(lab.target(target), to_boot(target, build), lab.root, why="labctl power on")
+        answer = keeper.keep(lab.machine(target), to_boot(target, build), lab.root, why="labctl power on")
     _say(target, answer, as_json)
 
 
@@ -58,7 +58,7 @@ def to_boot(target: str, name: str | None) -> Build:
     from labctl.run.equip import equipped
 
     lab = this_lab()
-    found = lab.target(target)
+    found = lab.machine(target)
     registry.check(found)
     name = name or next((n for n in lab.recipe_files if lab.recipe(n).arch == found.config.arch), None)
     if name is None:
@@ -116,11 +116,11 @@ def _verb(target: str, verb: str, as_json: bool) -> None:
     from labctl.machine import keeper, lease, registry
 
     lab = this_lab()
-    if registry.stays_on(lab.target(target)):
-        _say(target, _switch(lab.target(target), verb), as_json)
+    if registry.stays_on(lab.machine(target)):
+        _say(target, _switch(lab.machine(target), verb), as_json)
         return
     answer = keeper.ask(target, lab.root, verb)
-    if answer is None and (holders := lease.holders(lab.target(target), lab.root)):
+    if answer is None and (holders := lease.holders(lab.machine(target), lab.root)):
         # Somebody's machine, which only they can reach: a run's, for example.
         if verb != "status":
             raise TargetBusy(f"{holders[0].why} holds it, and its machine", target=target, remedy=f"end pid {holders[0].pid}")
@@ -167,7 +167,7 @@ def _say(target: str, answer: dict[str, Any], as_json: bool) -> None:
     from labctl.machine import lease
 
     lab = this_lab()
-    holders = [{"user": h.user, "pid": h.pid, "since": h.since, "why": h.why} for h in lease.holders(lab.target(target), lab.root)]
+    holders = [{"user": h.user, "pid": h.pid, "since": h.since, "why": h.why} for h in lease.holders(lab.machine(target), lab.root)]
     if as_json:
         print_json(target=target, **answer, holders=holders)
         return

@@ -142,7 +142,7 @@ def _take(lab: Lab, name: str, on: str | None, out: Path | None) -> tuple[Profil
 
     if on is None:
         raise ConfigError("no target is named", remedy=f"give --target; known: {', '.join(lab.target_files) or 'none yet'}")
-    target = lab.target(on)
+    target = lab.machine(on)
     registry.check(registry.on_channel(target, Channel.ICOUNT))
     check(lab, name)
     build = equipped(obtain(lab, name, progress=_tell), target, _tell)

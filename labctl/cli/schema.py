@@ -16,19 +16,21 @@ app = new_app()
 class File(StrEnum):
     LAB = "lab"
     TARGET = "target"
+    MACHINES = "machines"
     BUILD = "build"
     MATRIX = "matrix"
 
 
 @app.command()
 def schema(
-    file: Annotated[File | None, typer.Argument(help="Which file; without it one object that holds all four.")] = None,
+    file: Annotated[File | None, typer.Argument(help="Which file; without it one object that holds all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="It is JSON with and without.")] = True,  # noqa: ARG001
 ) -> None:
-    """Print the JSON Schema of a file of the lab, so that an editor completes and checks it.
+    """Print the JSON Schema of a file of the lab, so that an editor completes and checks it. ``machines`` is a target of several.
 
     \b
     $ labctl schema target
+    $ labctl schema machines
     $ labctl schema build > build.schema.json
     """
     content = _schema(file) if file is not None else {"schema": 1, "files": {each.value: _schema(each) for each in File}}
@@ -38,11 +40,12 @@ def schema(
 def _schema(file: File) -> dict[str, Any]:
     from pydantic import BaseModel
 
-    from labctl.model import LabConfig, MatrixConfig, Recipe, TargetConfig
+    from labctl.model import GroupFile, LabConfig, MatrixConfig, Recipe, TargetConfig
 
     models: dict[File, type[BaseModel]] = {
         File.LAB: LabConfig,
         File.TARGET: TargetConfig,
+        File.MACHINES: GroupFile,
         File.BUILD: Recipe,
         File.MATRIX: MatrixConfig,
     }

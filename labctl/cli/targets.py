@@ -40,7 +40,7 @@ def list_targets(as_json: Json = False) -> None:
         print_json(targets=[_content(target) for target in targets])
     else:
         print_table(
-            ("TARGET", "ARCH", "CPUS", "MEMORY", "DISK", "DRIVERS", "DESCRIPTION"),
+            ("TARGET", "ARCH", "CPUS", "MEMORY", "DISK", "DRIVERS OR MACHINES", "DESCRIPTION"),
             [
                 (
                     target.name,
@@ -48,7 +48,7 @@ def list_targets(as_json: Json = False) -> None:
                     target.config.cpus,
                     format_size(target.config.memory),
                     "-" if target.config.disk is None else format_size(target.config.disk),
-                    ",".join(target.config.drivers),
+                    ",".join(target.config.drivers) or " + ".join(part.name for part in target.parts),
                     target.config.description,
                 )
                 for target in targets
@@ -76,8 +76,11 @@ def show_target(name: TargetName, as_json: Json = False) -> None:
         return
     content = _content(target)
     drivers = content.pop("drivers")
+    if content.pop("machines", None):
+        content["machines"] = content.pop("of")
+        content["links"] = [" to ".join(link["between"]) for link in content["links"]]
     for key, value in content.items():
-        if value not in (None, "", []):
+        if value not in (None, "", [], {}):
             print(f"{key:12} {printable(_plain(value))}")
     print(f"{'file':12} {lab.target_files[name]}")
     for driver, options in drivers.items():
@@ -209,7 +212,8 @@ def _boot(lab: Lab, names: list[str], build: str) -> list[LabctlError]:
     from labctl.machine import knowngood
 
     good = obtain(lab, build, progress=lambda line: print(line, file=sys.stderr))
-    targets = [target for name in names if (target := lab.target(name)).config.arch == good.arch]
+    found = {part.name: part for name in names for part in lab.target(name).parts}
+    targets = [target for target in found.values() if target.config.arch == good.arch]
     return [error for target in targets if (error := knowngood.boot(target, good, lab.root)) is not None]
 
 
@@ -302,7 +306,7 @@ def _content(target: Target) -> dict[str, Any]:
 
 def _plain(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items() if inner != "")
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

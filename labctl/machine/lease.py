@@ -10,9 +10,10 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 
 from labctl.deadline import Deadline
@@ -21,8 +22,9 @@ from labctl.machine import standing
 from labctl.machine.lockfile import LockFile, attempts, open_lock_file, peek, printable, user_name
 from labctl.model import Target
 
-# Locked bytes and records: 0 is the fence, 1 + slot an owner.
+# Locked bytes and records: 0 is the fence, 1 + slot an owner, and one is held by whoever gathers several slots.
 _FENCE = 0
+_GATHERING = 1 << 16
 _LOOK_AGAIN_S = 1.0
 
 
@@ -80,6 +82,35 @@ def hold(
             yield Lease(target.name, slot, _next_fence(file, deadline), holder)
         finally:
             file.clear_record(1 + slot)
+
+
+@contextmanager
+def hold_all(
+    targets: Sequence[Target],
+    lab_root: Path,
+    *,
+    why: str,
+    deadline: Deadline,
+    on_wait: Callable[[str], None] | None = None,
+) -> Iterator[tuple[Lease, ...]]:
+    """Own several targets for this block, one of them perhaps several times; the leases in the order of their names.
+
+    Nobody waits in a circle: everybody takes them in that one order, and of those who need several instances of one target only one
+    gathers them at a time. TargetBusy as `hold`.
+    """
+    wanted = sorted(targets, key=lambda target: target.name)
+    for name in dict.fromkeys(target.name for target in wanted):
+        standing.check_free(lab_root, name)  # before anything is waited for
+    with ExitStack() as held:
+        leases: list[Lease] = []
+        for name, group in groupby(wanted, key=lambda target: target.name):
+            same = list(group)
+            with ExitStack() as gathering:
+                if len(same) > 1:
+                    file = gathering.enter_context(open_lock_file(_file_name(name, lab_root), deadline))
+                    gathering.enter_context(file.locked(_GATHERING, deadline))
+                leases += [held.enter_context(hold(target, lab_root, why=why, deadline=deadline, on_wait=on_wait)) for target in same]
+        yield tuple(leases)
 
 
 def holders(target: Target, lab_root: Path) -> list[Holder]:

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal, Protocol, runtime_checkable
 
 from labctl.deadline import Deadline
+from labctl.machine.wires import Wire
 from labctl.model import Build, PowerState, Target
 
 
 @dataclass(frozen=True)
 class DriverContext:
-    """What surrounds a driver: its target, a folder of its own for this attempt, and the host CPUs it may use (empty: any)."""
+    """What surrounds a driver: its target, a folder of its own for this attempt, the host CPUs it may use (empty: any), and the cables
+    of its network cards, by card, that lead to emulated machines."""
 
     target: Target
     workdir: Path
     cpus: tuple[int, ...] = ()
+    wires: Mapping[str, Wire] = field(default_factory=dict)
 
 
 @runtime_checkable

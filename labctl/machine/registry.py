@@ -91,6 +91,9 @@ def _where(target: Target) -> str:
 
 def check(target: Target) -> None:
     """Everything about a target's drivers that can be known without touching the machine. ConfigError with every mistake."""
+    if target.machines:
+        _check_each(target.parts)
+        return
     problems: list[Problem] = []
     filled: dict[type, str] = {}
     wanted: list[tuple[str, str, type]] = []
@@ -126,8 +129,21 @@ def check(target: Target) -> None:
         raise ConfigError(problems)
 
 
+def _check_each(targets: Sequence[Target]) -> None:
+    problems: list[Problem] = []
+    for target in {target.name: target for target in targets}.values():
+        try:
+            check(target)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+
+
 def why_not_counted(target: Target) -> str:
     """Why instructions cannot be counted on a target; empty if they can. Its `Counter` says it in ``why_not_counted(options)``."""
+    if target.machines:
+        return "it has several machines, and each counts its own time"
     for name, options in target.config.drivers.items():
         try:
             driver = load(name)
@@ -156,25 +172,28 @@ def check_together(targets: Sequence[Target]) -> None:
     """What targets must not share: the BMC or the outlet that a driver names in ``occupies(options)``. ConfigError with every pair."""
     problems: list[Problem] = []
     taken: dict[str, str] = {}
-    for target in targets:
-        for name, options in target.config.drivers.items():
+    # A target of several machines shares with those that its own file names, and with nobody else.
+    for part in (part for target in targets for part in target.parts):
+        for name, options in part.config.drivers.items():
             says = getattr(load(name), "occupies", None)
             thing = says(options) if callable(says) else None
-            if thing is None or taken.setdefault(thing, target.name) == target.name:
+            if thing is None or taken.setdefault(thing, part.name) == part.name:
                 continue
-            problems.append(Problem(_where(target), f"drivers.{name}", f"names {thing}, as target {taken[thing]} does", "one target each"))
+            problems.append(Problem(_where(part), f"drivers.{name}", f"names {thing}, as target {taken[thing]} does", "one target each"))
     if problems:
         raise ConfigError(problems)
 
 
 def stays_on(target: Target) -> bool:
     """Whether its machine stays on when the process that switched it on ends: its Power driver says ``stays_on``."""
-    return any(getattr(load(name), "stays_on", False) for name in target.config.drivers)
+    return any(getattr(load(name), "stays_on", False) for part in target.parts for name in part.config.drivers)
 
 
 def host_programs(target: Target) -> list[str]:
     """Programs of the host that the target's drivers call: what each says in ``host_programs(target, options)``, if it says it."""
     programs: list[str] = []
+    for part in target.parts if target.machines else ():
+        programs += host_programs(part)
     for name, options in target.config.drivers.items():
         needs = getattr(load(name), "host_programs", None)
         if callable(needs):
@@ -183,8 +202,9 @@ def host_programs(target: Target) -> list[str]:
 
 
 def in_guest(target: Target) -> str:
-    """What the lab's agent in the machine is started with, if a driver speaks to it: what that says in ``in_guest(options)``."""
-    for name, options in target.config.drivers.items():
+    """What the lab's agent in the machine is started with, if a driver speaks to it: what that says in ``in_guest(options)``. Of
+    several machines, all of which boot one build, the first one's driver says it."""
+    for name, options in (each for part in target.parts for each in part.config.drivers.items()):
         if callable(says := getattr(load(name), "in_guest", None)):
             return str(says(options))
     return ""
@@ -192,6 +212,8 @@ def in_guest(target: Target) -> str:
 
 def host_cpus(target: Target) -> int:
     """Host CPUs that a cell on the target takes: what a driver says in ``host_cpus(target, options)``, else as many as the target has."""
+    if target.machines:
+        return sum(map(host_cpus, target.parts))
     for name, options in target.config.drivers.items():
         says = getattr(load(name), "host_cpus", None)
         if callable(says):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,10 +29,12 @@ from labctl.errors import (
 )
 from labctl.machine.boot import Boot, explain, wait_for_ready
 from labctl.machine.expect import ConsoleExpect
+from labctl.machine.nics import mac
 from labctl.machine.power import power_cycle
 from labctl.machine.protocols import Carries, CommandResult, Counter, Deploy, DriverContext, Files, Shell
 from labctl.machine.registry import Machine, assemble
 from labctl.machine.transcript import ConsoleEnded, Transcript
+from labctl.machine.wires import Wire
 from labctl.model import Build, Channel, PowerState, Target, TargetConfig
 from labctl.parsers.crash import find_crash
 
@@ -76,6 +78,8 @@ class Session:
     host_cpus: tuple[int, ...] = ()
     """Host CPUs that the machine is pinned to; empty: any."""
     watcher: Watcher = field(default_factory=Watcher)
+    wires: Mapping[str, Wire] = field(default_factory=dict)
+    """Cables of its network cards that lead to other emulated machines."""
 
     words: str = field(default="", init=False)
     """What the last `boot` asked for on the command line, behind the build's own words."""
@@ -94,7 +98,7 @@ class Session:
     def __enter__(self) -> Self:
         self._stack = ExitStack()
         self.transcript = self._stack.enter_context(Transcript(self.workdir))
-        self.machine: Machine = assemble(DriverContext(self.target, self.workdir, self.host_cpus), self.transcript)
+        self.machine: Machine = assemble(DriverContext(self.target, self.workdir, self.host_cpus, self.wires), self.transcript)
         self._stack.callback(self._discard_disks)
         self._stack.callback(self.machine.console.detach)
         self._stack.callback(self._release)
@@ -113,6 +117,10 @@ class Session:
     def config(self) -> TargetConfig:
         """What the target is: ``cpus``, ``memory`` in bytes, ``tags`` and so on."""
         return self.target.config
+
+    def mac(self, card: str) -> str:
+        """The hardware address of a network card, in lower case: by it the card is known in the machine."""
+        return mac(self.target.name, card, self.target.config.nics[card])
 
     @property
     def append(self) -> str:
@@ -144,7 +152,11 @@ class Session:
         """
         if append is not None:
             self.words = append
-        return self._wait(self.power_on())
+        return self.wait(self.power_on())
+
+    def wait(self, t0_ns: int) -> Boot:
+        """Until a machine that `power_on` has switched on at that time is ready. BootFailed, KernelCrash, TargetHung, or the lab's own."""
+        return self._wait(t0_ns)
 
     def power_on(self) -> int:
         """Off, the build put on it, on. Returns time zero in monotonic ns; nothing is waited for after that."""

@@ -151,7 +151,9 @@ class _Links:
             place = attempt.folder.relative_to(self.folder)
         except ValueError:  # not of this run
             return []
-        return [(name, self._href(place / name)) for name in RAW if (attempt.folder / name).is_file()]
+        # A target of several machines has a folder for each, with its console in it.
+        consoles = sorted(path.relative_to(attempt.folder).as_posix() for path in attempt.folder.glob("*/console.log"))
+        return [(name, self._href(place / name)) for name in (*RAW, *consoles) if (attempt.folder / name).is_file()]
 
     def of_reused(self, cell: str, reused: Reused) -> Shown:
         """The report of the run that a result is from, if it is still there."""

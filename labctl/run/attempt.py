@@ -4,17 +4,19 @@ together at the end."""
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from labctl.deadline import Deadline
 from labctl.errors import BootFailed, InfraError, KernelCrash, LabctlError, TargetFailure, TargetHung
-from labctl.machine import budget, lease, registry
+from labctl.machine import budget, lease, registry, standing
 from labctl.machine.boot import Boot
+from labctl.machine.group import Machines
 from labctl.machine.protocols import Health, Power
 from labctl.machine.session import Session, Watcher
-from labctl.model import Cell, Outcome, TestResult
+from labctl.model import Build, Cell, Outcome, Target, TestResult
 from labctl.run.equip import equipped
 from labctl.run.work import Work
 from labctl.store.outcome import attempt_outcome
@@ -69,6 +71,8 @@ class CellAttempt:
     waited: float = field(default=0.0, init=False)
     """Seconds spent waiting for the target and for room on the host."""
 
+    _sessions: Mapping[str, Session] = field(default_factory=dict, init=False)
+    """Those that are held, by machine; one that is alone has no name."""
     _health: object = field(default=None, init=False)
     """The target's Power driver, which may be one that knows of its health."""
     _logged: int | None = field(default=None, init=False)
@@ -82,16 +86,49 @@ class CellAttempt:
     @cached_property
     def session(self) -> Session:
         """The target, held and off. TargetBusy, or InfraError when the host has no room in time."""
+        target, build, cpus, stack = self._hold()
+        session = Session(target, build, self.record.folder, host_cpus=cpus, watcher=self._watcher())
+        stack.enter_context(session)
+        self._health = session.machine.roles.get(Power)
+        if isinstance(self._health, Health):
+            with suppress(InfraError):  # what its event log says is a help, never a reason to fail
+                self._logged = self._health.latest_event(Deadline.after(HEALTH_DEADLINE))
+        self._sessions = {"": session}
+        self.held = True
+        return session
+
+    @cached_property
+    def machines(self) -> Machines:
+        """The machines of a target of several, held and off. Raises as `session`."""
+        target, build, cpus, stack = self._hold()
+        machines = stack.enter_context(Machines(target, build, self.record.folder, host_cpus=cpus, watcher=self._watcher))
+        self._sessions = machines
+        self.held = True
+        return machines
+
+    def _watcher(self, machine: str = "") -> Watcher:
+        """What is written down of a machine; of several each has its own name in it."""
+        if not machine:
+            return Watcher(status=self.record.status, milestone=self.record.milestone, booted=self._booted, arrived=self.record.arrived)
+        return Watcher(
+            status=lambda state: self.record.status(state, machine=machine),
+            milestone=lambda name, seconds, boot: self.record.milestone(name, seconds, boot, machine=machine),
+            arrived=self.record.arrived,
+        )
+
+    def _hold(self) -> tuple[Target, Build, tuple[int, ...], ExitStack]:
+        """The target and its share of the host, ours until the stack is closed; what is to be booted; the CPUs to pin it to."""
         target = registry.on_channel(self.work.targets[self.cell.target], self.cell.channel)
         build = self.work.builds[self.cell.build]
         deadline = Deadline.after(WAIT_DEADLINE)
         stack = self._machine_stack = self._stack.enter_context(ExitStack())
         self.record.status("leasing")
         began = time.monotonic()
+        if target.machines:
+            standing.check_free(self.work.lab_root, target.name)
         # Always the lease before the share: two runs that each held one and waited for the other would wait for ever.
-        stack.enter_context(
-            lease.hold(target, self.work.lab_root, why=f"run {self.writer.id}: {self.cell.id}", deadline=deadline, on_wait=self._waits)
-        )
+        why = f"run {self.writer.id}: {self.cell.id}"
+        stack.enter_context(lease.hold_all(target.parts, self.work.lab_root, why=why, deadline=deadline, on_wait=self._waits))
         share = stack.enter_context(
             budget.take(
                 registry.host_cpus(target),
@@ -109,20 +146,22 @@ class CellAttempt:
 
             build = with_overlay(build, overlay)
         build = equipped(build, target)
-        session = Session(
-            target,
-            build,
-            self.record.folder,
-            host_cpus=share.cpus if self.exclusive else (),
-            watcher=Watcher(status=self.record.status, milestone=self.record.milestone, booted=self._booted, arrived=self.record.arrived),
-        )
-        stack.enter_context(session)
-        self._health = session.machine.roles.get(Power)
-        if isinstance(self._health, Health):
-            with suppress(InfraError):  # what its event log says is a help, never a reason to fail
-                self._logged = self._health.latest_event(Deadline.after(HEALTH_DEADLINE))
-        self.held = True
-        return session
+        return target, build, share.cpus if self.exclusive else (), stack
+
+    @property
+    def failure(self) -> TargetFailure | None:
+        """Why a machine did not boot."""
+        return next((session.failure for session in self._sessions.values() if session.failure is not None), None)
+
+    def check_crash(self) -> None:
+        """Raise KernelCrash if a kernel has crashed since its boot, or since the last call."""
+        for session in self._sessions.values():
+            session.check_crash()
+
+    def _tail(self) -> str:
+        """What the console said last; of several machines each under its name."""
+        said = {name: session.transcript.tail(10) for name, session in self._sessions.items()}
+        return "\n".join(f"--- {name}\n{tail}" if name else tail for name, tail in said.items())
 
     def conditions(self) -> dict[str, float]:
         """The machine's temperature and draw beside a measurement, where it has a BMC that tells."""
@@ -156,7 +195,7 @@ class CellAttempt:
             self.broken = self.broken or error
         if result.outcome in FAILED:
             # What the console said then; at the attempt's end it may have said much more.
-            tail = self.session.transcript.tail(10) if self.held else ""
+            tail = self._tail()
             self.failures.append(_Failure(result, error, tail))
 
     def close(self) -> None:
@@ -165,7 +204,7 @@ class CellAttempt:
         reproduce = ""
         if self.failures and self.held:
             with suppress(LabctlError):  # how to see it by hand is a help, never a reason to fail
-                reproduce = self.session.reproduce
+                reproduce = "\n".join(session.reproduce for session in self._sessions.values())
         try:
             if self._machine_stack is not None:
                 self._machine_stack.close()

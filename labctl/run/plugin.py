@@ -1,7 +1,8 @@
 """labctl as a pytest plugin: cells as parameters, states of a machine as fixtures, outcomes by whose fault it is.
 
 ``pytest suites/boot --build debian-cloud --target qemu-1c-512m`` is a one-cell run and needs nothing else; with ``-n N`` the same cells
-run on xdist workers. Fixtures: `cell`, `build`, `target` (held, off) → `booted` → `shell`; `console`; `record`, `record_boot`.
+run on xdist workers. Fixtures: `cell`, `build`, `target` (held, off) → `booted` → `shell`; of several machines `machines` →
+`shells`; `console`; `record`, `record_boot`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from labctl.errors import ConfigError, InfraError, LabctlError, MeasurementInval
 from labctl.machine import budget, registry
 from labctl.machine.boot import Boot
 from labctl.machine.expect import ConsoleExpect
+from labctl.machine.group import Machines
 from labctl.machine.protocols import CommandResult, Files, Shell
 from labctl.machine.session import COMMAND_DEADLINE, FILE_DEADLINE, Session
 from labctl.model import Build, Cell, Channel, Outcome, RunResult, TestResult, parse_size
@@ -469,7 +471,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     yield
     runner = item.config.stash.get(CELLS, None)
     if runner is not None and runner.current is not None and runner.current.held:
-        runner.current.session.check_crash()
+        runner.current.check_crash()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -483,7 +485,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     attempt = runner.current
     if attempt is not None and attempt.broken is not None:
         pytest.skip(f"the lab failed before: {attempt.broken.title}")
-    if attempt is not None and attempt.held and (failure := attempt.session.failure) is not None:
+    if attempt is not None and attempt.held and (failure := attempt.failure) is not None:
         pytest.skip(f"the machine does not boot: {failure.title}")
 
 
@@ -513,18 +515,8 @@ def unmet(wanted: Mapping[str, Any], config: Any, build: Build) -> str:
 
 
 FIXTURES = (
-    "cell",
-    "build",
-    "target",
-    "booted",
-    "shell",
-    "console",
-    "record",
-    "record_boot",
-    "record_histogram",
-    "selftests",
-    "ktap",
-    "ltp",
+    *("cell", "build", "target", "booted", "shell", "machines", "shells", "console"),
+    *("record", "record_boot", "record_histogram", "selftests", "ktap", "ltp"),
 )
 
 
@@ -549,7 +541,28 @@ def build(request: pytest.FixtureRequest, cell: Cell) -> Build:
 @pytest.fixture
 def target(request: pytest.FixtureRequest, cell: Cell) -> Session:
     """The machine, held by this cell; off until something asks for more."""
-    return request.config.stash[CELLS].attempt.session
+    runner = request.config.stash[CELLS]
+    if several := runner.work.targets[cell.target].machines:
+        pytest.skip(f"needs a target of one machine; this one has {', '.join(several)}")
+    return runner.attempt.session
+
+
+@pytest.fixture
+def machines(request: pytest.FixtureRequest, cell: Cell) -> Machines:
+    """The machines of a target of several by name, held by this cell, each as `target` is; off until something asks for more."""
+    runner = request.config.stash[CELLS]
+    if not runner.work.targets[cell.target].machines:
+        pytest.skip("needs a target of several machines")
+    return runner.attempt.machines
+
+
+@pytest.fixture
+def shells(machines: Machines) -> dict[str, Commands]:
+    """Commands in each of several machines, all booted: ``shells["a"]("uname -r")``."""
+    if without := [name for name, session in machines.items() if Shell not in session.machine.roles]:
+        pytest.skip(f"needs a shell: no driver of {', '.join(without)} gives one")
+    machines.booted()
+    return {name: Commands(session) for name, session in machines.items()}
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ def plan(lab: Lab, request: Request) -> Planned:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    out = {n: why for n in used if (why := standing.why_left_out(lab.root, n))}
+    out = {n: why for n in used if (why := _why_left_out(lab, targets[n]))}
     cells = [cell for cell in expanded.cells if cell.target not in out]
     left_out = [*expanded.left_out, *(LeftOut(c, out[c.target]) for c in expanded.cells if c.target in out)]
     if not cells:
@@ -145,6 +145,13 @@ def _read_all(lab: Lab) -> dict[str, Target]:
     if problems:
         raise ConfigError(problems)
     return targets
+
+
+def _why_left_out(lab: Lab, target: Target) -> str:
+    """Why no run may have a target now, or one of its machines."""
+    names = dict.fromkeys((target.name, *(part.name for part in target.parts)))
+    whys = {name: standing.why_left_out(lab.root, name) for name in names}
+    return "; ".join(why if name == target.name else f"{name}: {why}" for name, why in whys.items() if why)
 
 
 def is_file(lab: Lab, name: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labctl.model import Build, Cell, Channel, Provenance, Target, TargetConfig
+from labctl.model import Build, Cell, Channel, Provenance, Target, target_config
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Work:
             tuple(Cell(**{**cell, "channel": Channel(cell["channel"])}) for cell in data["cells"]),
             data["costs"],
             {name: _build(fields) for name, fields in data["builds"].items()},
-            {name: Target(name, TargetConfig.model_validate(config)) for name, config in data["targets"].items()},
+            {name: Target(name, target_config(config)) for name, config in data["targets"].items()},
         )
 
 

@@ -173,9 +173,9 @@ class AttemptWriter:
         """What the attempt does now (leasing, waiting, deploying, booting, testing, off), for those who watch."""
         self.event("status", state=state, **fields)
 
-    def milestone(self, name: str, seconds: float, boot: int) -> None:
+    def milestone(self, name: str, seconds: float, boot: int, **fields: Any) -> None:
         """A boot got to ``name``, ``seconds`` after its power-on; ``boot`` counts the boots of this attempt."""
-        self.event("milestone", name=name, seconds=round(seconds, 9), boot=boot)
+        self.event("milestone", name=name, seconds=round(seconds, 9), boot=boot, **fields)
 
     def phases(self, stamps: Sequence[tuple[float, str]]) -> None:
         """The kernel's own phases of the first boot: seconds since its entry, message."""

@@ -21,7 +21,7 @@ import pytest
 
 from labctl.deadline import Deadline
 from labctl.errors import InfraError, TargetBusy
-from labctl.machine.lease import Holder, Lease, hold, holders
+from labctl.machine.lease import Holder, Lease, hold, hold_all, holders
 from labctl.model import Target, TargetConfig
 
 ROOT = Path(__file__).parents[2]
@@ -366,3 +366,47 @@ class TestTwoUsers:
     @pytest.fixture(autouse=True)
     def open_to_both(self, locks: Path) -> None:
         locks.parent.chmod(0o1777)
+
+
+# --- several targets at once -------------------------------------------------------------------------------------------------
+
+
+def test_several_are_held_together_and_given_back_together(tmp_path: Path) -> None:
+    pair, other = make_target("pair", instances=2), make_target("other")
+    with hold_all([pair, other, pair], tmp_path, why="test", deadline=Deadline.after(5)) as leases:
+        assert [(lease.target, lease.slot) for lease in leases] == [("other", 0), ("pair", 0), ("pair", 1)]
+        with pytest.raises(TargetBusy), hold(pair, tmp_path, why="one more", deadline=Deadline.after(0)):
+            pass
+    assert not holders(pair, tmp_path)
+    assert not holders(other, tmp_path)
+
+
+def test_what_was_held_is_given_back_where_the_rest_cannot_be_had(tmp_path: Path) -> None:
+    first, second = make_target("a"), make_target("b")
+    with hold(second, tmp_path, why="before", deadline=Deadline.after(5)):
+        with (
+            pytest.raises(TargetBusy, match="target b is held by"),
+            hold_all([second, first], tmp_path, why="x", deadline=Deadline.after(0)),
+        ):
+            pass
+        assert not holders(first, tmp_path)
+
+
+def test_those_who_gather_do_not_wait_for_each_other_for_ever(tmp_path: Path) -> None:
+    """Three instances, and four who want two each, beside a second target that they name in different orders."""
+    several, one = make_target("several", instances=3), make_target("one")
+    wanted = [[several, several], [several, one, several], [one, several, several], [several, several, one]]
+    done: list[int] = []
+
+    def work(index: int) -> None:
+        for _ in range(15):
+            with hold_all(wanted[index], tmp_path, why=f"worker {index}", deadline=Deadline.after(60)):
+                time.sleep(0.001)  # others get a chance to be in the way
+        done.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(len(wanted))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(done) == [0, 1, 2, 3]

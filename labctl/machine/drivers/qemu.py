@@ -25,7 +25,7 @@ from pydantic import Field
 from labctl.config import nearest
 from labctl.deadline import Deadline, DeadlineExpired
 from labctl.errors import ConsoleLost, DeployError, ManagementError, PowerError, Problem
-from labctl.machine import icount
+from labctl.machine import icount, qemu_network
 from labctl.machine.protocols import DriverContext
 from labctl.machine.qemudisk import Backend, Bus, Disk
 from labctl.machine.qemumachine import BINARIES, START_DEADLINE, USUAL_MACHINES, accelerator_of, clock_words, machines, without_version
@@ -33,6 +33,7 @@ from labctl.machine.qemuports import OpenPorts, open_ports
 from labctl.machine.qmp import Qmp
 from labctl.machine.reader import Reader
 from labctl.machine.transcript import Transcript
+from labctl.machine.wires import Wire
 from labctl.model import Build, Channel, PowerState, Target, TargetConfig, format_size
 from labctl.process import Child, start
 
@@ -127,7 +128,7 @@ class Qemu:
     def problems(target: Target, options: Mapping[str, Any]) -> list[Problem]:
         """What QEMU would refuse. It is asked only about a machine that is not one of the usual."""
         where, config = f"targets/{target.name}.toml", target.config
-        found: list[Problem] = []
+        found = qemu_network.problems(target)
         if config.disk and config.disk > MOST_DISK and options.get("disk_bus") != "none":
             found.append(
                 Problem(where, "disk", f"found {format_size(config.disk)}", f"at most {format_size(MOST_DISK)}: a qcow2 has no more")
@@ -155,7 +156,7 @@ class Qemu:
     @staticmethod
     def counted(config: TargetConfig, options: Mapping[str, Any]) -> TargetConfig:
         """The machine on the channel ``icount``."""
-        return config if options.get("icount_disk") else config.model_copy(update={"disk": None})
+        return config.model_copy(update={"nics": {}} | ({} if options.get("icount_disk") else {"disk": None}))
 
     @staticmethod
     def host_cpus(target: Target, options: Mapping[str, Any]) -> int:
@@ -179,7 +180,7 @@ class Qemu:
     def reproduce(self, build: Build, append: str) -> str:
         made = self._disk is not None and self._disk.filesystem
         disk = f"/tmp/{self.context.target.name}.raw" if made else "null-co"  # noqa: S108  # the reader's own
-        machine = self._machine_arguments(build, append, disk)
+        machine = self._machine_arguments(build, append, disk, {})  # the cables end with the cell
         first = shlex.join(self._disk.maker(disk)) + " && " if self._disk is not None and made else ""
         return first + shlex.join([self._binary, *machine, "-nographic", "-serial", "mon:stdio"])
 
@@ -317,7 +318,7 @@ class Qemu:
     def _binary(self) -> str:
         return self.binary or BINARIES[self.context.target.config.arch]
 
-    def _machine_arguments(self, build: Build, append: str, disk: str) -> list[str]:
+    def _machine_arguments(self, build: Build, append: str, disk: str, wires: Mapping[str, Wire]) -> list[str]:
         config = self._config
         accelerator = "tcg" if self._counts else accelerator_of(self.context.target, self.accel)
         machine = self.machine
@@ -349,7 +350,7 @@ class Qemu:
             arguments += ["-initrd", str(build.initrd)]
         if self._disk is not None:
             arguments += self._disk.arguments(disk, machine)
-        return arguments + self.extra
+        return [*arguments, *qemu_network.arguments(self.context.target.name, config.nics, machine, wires), *self.extra]
 
     def _words(self, accelerator: str) -> str:
         """What the kernel must be told for this emulation."""
@@ -380,7 +381,7 @@ class Qemu:
             child = start(
                 [
                     self._binary,
-                    *self._machine_arguments(build, self._append, str(disk)),
+                    *self._machine_arguments(build, self._append, str(disk), self.context.wires),
                     "-S",
                     *("-chardev", f"socket,id=console,fd={serial_qemu.fileno()}", "-serial", "chardev:console"),
                     *("-chardev", f"socket,id=qmp,fd={qmp_qemu.fileno()}", "-mon", "chardev=qmp,mode=control"),
