@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_address, ip_interface
@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from labctl.histogram import Histogram
+from labctl.promise import Promise, Promises, promise
 
 SCHEMA = 1
 """Version of every file labctl writes."""
@@ -241,8 +242,14 @@ class Recipe(_File):
     """Regular expressions that replace the usual ones."""
     icount_cpus: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Most CPUs that it comes up on where instructions are counted; absent: any number."""
+    promises: Promises = {}
+    """What is asked of this build: metric, and statistic and parameters if they are meant → limit."""
     options: Mapping[str, Any] = {}
     """The table ``[BUILDER]``."""
+
+    @property
+    def promised(self) -> tuple[Promise, ...]:
+        return tuple(promise(name, asked.limit, asked.tags, asked.gate) for name, asked in self.promises.items())
 
 
 class MatrixRule(_File):
@@ -504,7 +511,9 @@ class CellResult:
 _Recorded = TypeVar("_Recorded", Sample, Distribution)
 
 
-def _trusted(attempt: Attempt, recorded: Iterable[_Recorded]) -> Iterator[_Recorded]:
+def _trusted(attempt: Attempt, recorded: Sequence[_Recorded]) -> Iterator[_Recorded]:
+    if not recorded:
+        return iter(())
     outcomes = {test.name: test.outcome for test in attempt.tests}
     return (one for one in recorded if outcomes.get(one.test, attempt.outcome) is Outcome.PASS)
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 import random
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
+from labctl.histogram import Histogram
 from labctl.model import (
     Attempt,
     Cell,
     CellResult,
     Channel,
     Direction,
+    Distribution,
     LeftOut,
     Milestone,
     Outcome,
@@ -145,6 +148,71 @@ def failing_run(folder: Path, *, seed: int = 7) -> RunResult:
     return _run(folder, cells, Outcome.FAIL, 101.5, left)
 
 
+PROMISES = {
+    "boot.ready median": {"limit": "<= 3 s", "tags": [], "gate": False},
+    "network.rtt p99": {"limit": "<= 1 ms", "tags": [], "gate": False},
+    "uptime.availability": {"limit": ">= 99.99 %", "tags": [], "gate": False},
+    "vm.density": {"limit": ">= 200", "tags": [], "gate": True},
+}
+
+
+def suites_run(folder: Path, *, seed: int = 5, repeat: int = 3) -> RunResult:
+    """What the suites for storage, network and endurance record, beside boots, of builds with promises."""
+    chance = random.Random(seed)
+    cells, began = list(ordinary_run(folder).cells), START + 60
+    for build, (_, factor) in BUILDS.items():
+        for repetition in range(1, repeat + 1):
+            for suite, record in (("storage", _storage), ("network", _network), ("soak", _soak)):
+                cell = Cell(build, "qemu-2c-1g", suite, repeat=repetition)
+                samples, distributions = record(factor, chance)
+                tests = (TestResult("test_it", Outcome.PASS, 60.0),)
+                attempt = _attempt(
+                    cell, folder, 1, Outcome.PASS, began, 61.0, "", "", tests, samples=samples, milestones={"firmware": 0.3, "ready": 2.8}
+                )
+                cells.append(CellResult(cell, Outcome.PASS, 61.0, "", (replace(attempt, distributions=distributions),)))
+                began += 61
+    run = _run(folder, cells, Outcome.PASS, began - START)
+    return replace(run, builds={name: {**table, "promises": PROMISES} for name, table in run.builds.items()})
+
+
+def _storage(factor: float, chance: random.Random) -> tuple[tuple[Sample, ...], tuple[Distribution, ...]]:
+    samples, distributions = [], []
+    for pattern in ("randread", "randwrite", "read", "randrw"):
+        for qd in (1, 8, 32):
+            params = {"pattern": pattern, "bs": "4k", "qd": str(qd), "disk": "virtio-blk"}
+            typical = 9e-5 * factor * qd**0.6 * (1.6 if "write" in pattern else 1)
+            found = _latencies(typical, chance)
+            iops = qd / typical * chance.uniform(0.95, 1.0)
+            samples.append(_sample("storage.iops", iops, "1/s", Direction.HIGHER, "test_it", chance, params=params))
+            samples.append(_sample("storage.bandwidth", iops * 4096, "B/s", Direction.HIGHER, "test_it", chance, params=params))
+            distributions.append(Distribution("storage.latency", found, "s", Direction.LOWER, Channel.WALL, "test_it", params))
+    return tuple(samples), tuple(distributions)
+
+
+def _network(factor: float, chance: random.Random) -> tuple[tuple[Sample, ...], tuple[Distribution, ...]]:
+    found = {"guest-host": _latencies(2.2e-4 * factor, chance), "guest-guest": _latencies(6e-4 * factor, chance)}
+    return (
+        tuple(_sample("network.throughput", 4e8 * chance.uniform(0.9, 1), "B/s", Direction.HIGHER, "test_it", chance, params={"path": path}) for path in found),
+        tuple(Distribution("network.rtt", h, "s", Direction.LOWER, Channel.WALL, "test_it", {"path": path}) for path, h in found.items()),
+    )  # fmt: skip
+
+
+def _soak(factor: float, chance: random.Random) -> tuple[tuple[Sample, ...], tuple[Distribution, ...]]:
+    figures = (
+        ("uptime.seconds", 3600.0, "s"),
+        ("uptime.failures", 0.0 if factor == 1 else 1.0, "1"),
+        ("uptime.gap", chance.uniform(1, 1.3), "s"),
+    )
+    return tuple(_sample(name, value, unit, Direction.NONE, "test_it", chance) for name, value, unit in figures), ()
+
+
+def _latencies(typical: float, chance: random.Random, count: int = 6000) -> Histogram:
+    """Most near the middle, one in two hundred much later: as a host that does something else now and then."""
+    return Histogram.of(
+        typical * chance.lognormvariate(0, 0.25) * (1 if chance.random() > 0.005 else chance.uniform(3, 40)) for _ in range(count)
+    )
+
+
 def hostile_run(folder: Path) -> RunResult:
     """Every text of a run is an attack, and numbers are not finite."""
     cells = []
@@ -156,12 +224,22 @@ def hostile_run(folder: Path) -> RunResult:
         )
         attempt = Attempt(1, text, Outcome.FAIL, START, 1.0, text, text, (TestResult(text, Outcome.FAIL, 1.0, text, text), TestResult("ok " + text, Outcome.PASS, 1.0)),
                           tuple(Sample(s.metric, s.value, s.unit, s.direction, s.channel, "ok " + text, s.params, 0, s.at, s.conditions) for s in samples),
-                          {"firmware": 0.1, "ready": 2.0, text: 1.0}, ((0.5, text),), text + "\n" + "B" * 10_000 + "\n" + text, text, folder / "cells" / f"hostile {i}", False)  # fmt: skip
+                          {"firmware": 0.1, "ready": 2.0, text: 1.0}, ((0.5, text),), text + "\n" + "B" * 10_000 + "\n" + text, text, folder / "cells" / f"hostile {i}", False, 0.0, _hostile_figures(text))  # fmt: skip
         cells.append(CellResult(cell, Outcome.FAIL, 1.0, text, (attempt,)))
     left = tuple(LeftOut(Cell(text, "t", "s"), text) for text in HOSTILE)
-    table = {text: {text: text, "provenance": {text: [text, {text: text}]}} for text in HOSTILE}
+    promises = dict.fromkeys((*HOSTILE, "network.rtt p99", "uptime.availability"), "<= 1 ms")
+    table = {text: {text: text, "promises": promises, "provenance": {text: [text, {text: text}]}} for text in HOSTILE}
     every = "".join(HOSTILE)
     return RunResult(every[:200], folder, every, START, 1.0, Outcome.FAIL, False, True, HOSTILE, every, dict.fromkeys(HOSTILE, every), table, table, tuple(cells), left, 3)  # fmt: skip
+
+
+def _hostile_figures(text: str) -> tuple[Distribution, ...]:
+    found = Histogram.of([0.0, 1e-9, 1e6])
+    names = ((text, text), ("storage.latency", text), ("network.rtt", "s"))
+    return tuple(
+        Distribution(metric, found, unit, Direction.LOWER, Channel.WALL, "ok " + text, {text: text, "qd": text, "disk": text})
+        for metric, unit in names
+    )
 
 
 def large_run(folder: Path, *, cells: int = 10_000, samples: int = 100_000, seed: int = 3) -> RunResult:
@@ -286,5 +364,5 @@ def _run(folder: Path, cells: list[CellResult], outcome: Outcome, duration: floa
 if __name__ == "__main__":
     from labctl.report.write import write_reports
 
-    for kind in (ordinary_run, failing_run, hostile_run, large_run):
+    for kind in (ordinary_run, failing_run, suites_run, hostile_run, large_run):
         print(write_reports(kind(Path(sys.argv[1]).absolute() / kind.__name__)))

@@ -14,6 +14,7 @@ app = new_app(
 
     \b
     $ labctl report run latest
+    $ labctl report promises --last 30
     """
 )
 
@@ -41,3 +42,36 @@ def report_run(
         print_json(run=folder.name, report=str(page.absolute()))
     else:
         print(page)
+
+
+@app.command("promises")
+def report_promises(
+    run: Annotated[
+        str, typer.Argument(metavar="[RUN]", autocompletion=complete_run, help="An id, its beginning, a folder, or latest.")
+    ] = "latest",
+    last: Annotated[int | None, typer.Option("--last", metavar="N", min=1, help="The last N runs together, instead of one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Hold what was measured against what the builds promise: value, limit, margin and verdict of each.
+
+    \b
+    $ labctl report promises
+    $ labctl report promises --last 30
+    """
+    from rich.console import Console
+
+    from labctl.judge.promise import judge
+    from labctl.report.promises_text import promises_json, promises_table
+    from labctl.store.reader import find_run, list_runs, read_run
+
+    results = this_lab().results
+    folders = [find_run(results, run)] if last is None else [one.folder for one in reversed(list_runs(results)[:last])]
+    judged = judge([read_run(folder) for folder in folders])
+    if as_json:
+        print_json(runs=[folder.name for folder in folders], promises=promises_json(judged))
+        return
+    console = Console(highlight=False)
+    for line in promises_table(judged, everything=True)[1:]:
+        console.print(line, crop=False, soft_wrap=True)
+    if not judged:
+        print("no build of these runs promises anything: [promises] in its recipe does")

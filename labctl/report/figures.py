@@ -52,10 +52,12 @@ class _Rows:
         last = None
         for target, build in keys:
             if several and target != last:
-                rows.labels.append(f"<b>{_text(target)}</b>")
+                rows.labels.append(f"<b>{plotly_text(target)}</b>")
                 last = target
             rows.positions[target, build] = len(rows.labels)
-            rows.labels.append(_text(build) if several else _text(target) if grouped else f"{_text(target)} · {_text(build)}")
+            rows.labels.append(
+                plotly_text(build) if several else plotly_text(target) if grouped else f"{plotly_text(target)} · {plotly_text(build)}"
+            )
         return rows
 
     @property
@@ -94,7 +96,7 @@ def samples_chart(label: str, groups: Sequence[GroupSummary], points: int) -> Ch
         notes.append(f"{MOST_ROWS} of {len(keyed):,} series are drawn, those of the {which} median.")
     rows = _Rows.of(keys, grouped=not crowded)
     by, unit = scale(max(abs(keyed[key].spread.maximum) for key in keys), first.unit)
-    unit = _text(unit)
+    unit = plotly_text(unit)
     each = max(3, points // len(keys))
     if any(keyed[key].spread.count > each for key in keys):
         notes.append(f"At most {each:,} points a series are drawn, both ends kept; medians and quartiles are of all samples.")
@@ -110,8 +112,8 @@ def samples_chart(label: str, groups: Sequence[GroupSummary], points: int) -> Ch
             {
                 "type": "bar",
                 "orientation": "h",
-                "base": [_round(g.spread.lower_quartile / by) for _, g in averaged],
-                "x": [_round((g.spread.upper_quartile - g.spread.lower_quartile) / by) for _, g in averaged],
+                "base": [rounded(g.spread.lower_quartile / by) for _, g in averaged],
+                "x": [rounded((g.spread.upper_quartile - g.spread.lower_quartile) / by) for _, g in averaged],
                 "y": [y for y, _ in averaged],
                 "width": 0.62,
                 "opacity": 0.22,
@@ -125,7 +127,7 @@ def samples_chart(label: str, groups: Sequence[GroupSummary], points: int) -> Ch
         loads: list[str] = []
         for y, group in of_build:
             drawn = _thinned(sorted(((s.value, s.conditions.get("load1", math.nan)) for s in group.samples), key=lambda s: s[0]), each)
-            xs += (_round(value / by) for value, _ in drawn)
+            xs += (rounded(value / by) for value, _ in drawn)
             # Spread over the row by the golden ratio: even, and the same each time.
             ys += (round(y + (i * 0.618034 % 1 - 0.5) * 0.46, 2) for i in range(len(drawn)))
             loads += (f"{load:.2f}" if math.isfinite(load) else "not known" for _, load in drawn)
@@ -133,12 +135,12 @@ def samples_chart(label: str, groups: Sequence[GroupSummary], points: int) -> Ch
             {
                 "type": "scatter",
                 "mode": "markers",
-                "name": _text(build),
+                "name": plotly_text(build),
                 "x": xs,
                 "y": ys,
                 "customdata": loads,
                 "marker": {"size": 7 if len(xs) < 2000 else 4, "opacity": 0.8 if len(xs) < 500 else 0.5},
-                "hovertemplate": f"%{{x:.5~g}} {unit}<br>host load %{{customdata}}<extra>{_text(build)}</extra>",
+                "hovertemplate": f"%{{x:.5~g}} {unit}<br>host load %{{customdata}}<extra>{plotly_text(build)}</extra>",
                 "showlegend": 1 < len(builds) <= MOST_LEGEND,
                 "meta": role,
             }
@@ -147,16 +149,18 @@ def samples_chart(label: str, groups: Sequence[GroupSummary], points: int) -> Ch
             {
                 "type": "scatter",
                 "mode": "markers",
-                "x": [_round(g.spread.median / by) for _, g in averaged],
+                "x": [rounded(g.spread.median / by) for _, g in averaged],
                 "y": [y for y, _ in averaged],
                 "customdata": [g.spread.count for _, g in averaged],
                 "marker": {"symbol": "line-ns", "size": 20, "line": {"width": 3}},
-                "hovertemplate": f"median %{{x:.5~g}} {unit} of %{{customdata}} samples<extra>{_text(build)}</extra>",
+                "hovertemplate": f"median %{{x:.5~g}} {unit} of %{{customdata}} samples<extra>{plotly_text(build)}</extra>",
                 "showlegend": False,
                 "meta": role,
             }
         )
-    return Chart(label, {"data": data, "layout": _layout(rows, f"{_text(first.metric)}, {unit}".rstrip(", "))}, rows.height, tuple(notes))
+    return Chart(
+        label, {"data": data, "layout": _layout(rows, f"{plotly_text(first.metric)}, {unit}".rstrip(", "))}, rows.height, tuple(notes)
+    )
 
 
 def milestones_chart(boots: Sequence[BootSummary]) -> Chart:
@@ -179,8 +183,8 @@ def milestones_chart(boots: Sequence[BootSummary]) -> Chart:
             found = keyed[key].milestones
             if milestone in found:
                 before = max((found[m].median for m in list(Milestone)[:index] if m in found), default=0.0)
-                starts.append(_round(before / by))
-                lengths.append(_round(max(0.0, found[milestone].median - before) / by))
+                starts.append(rounded(before / by))
+                lengths.append(rounded(max(0.0, found[milestone].median - before) / by))
                 ys.append(rows.positions[key])
         if ys:
             data.append(
@@ -231,11 +235,11 @@ def _reached(boot: BootSummary) -> float:
     return max(s.median for s in boot.milestones.values())
 
 
-def _round(value: float) -> float:
+def rounded(value: float) -> float:
     """Six digits are more than a chart shows, and half the bytes. JSON has no infinity, which a difference of finite values can be."""
     return float(f"{max(-1e300, min(1e300, value)):.6g}")
 
 
-def _text(name: str) -> str:
+def plotly_text(name: str) -> str:
     """Plotly reads a few tags in its texts."""
     return html.escape(one_line(name, 40), quote=False)

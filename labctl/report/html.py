@@ -31,6 +31,7 @@ def write_html(run: RunResult, out: Path, *, raw_base: str = ".") -> Path:
     figures = {
         "samples": [chart.figure for chart in content["charts"].items],
         "milestones": [boots["chart"].figure for boots in content["boots"]],
+        "curves": [curve["chart"].figure for curve in content["suites"]["curves"]],
     }
     scripts = [asset("plotly-basic.min.js"), asset("report.js")]
     template = environment().get_template("run.html")

@@ -72,6 +72,8 @@ def sentence(run: RunResult) -> str:
     if run.left_out:
         told += f"; {len(run.left_out):,} left out"
     told += f"; took {duration(run.duration_s)}."
+    if run.outcome is Outcome.FAIL and run.finished and not any(of.get(outcome) for outcome in BAD):
+        told += " A promise that has a gate is broken."
     if run.interrupted:
         told += " The run was interrupted."
     elif not run.finished:

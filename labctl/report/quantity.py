@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 _SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _BYTES = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
+_RATES = tuple((by, f"{name}/s") for by, name in _BYTES)
 
 
 def scale(largest: float, unit: str) -> tuple[float, str]:
     """What to divide by, and the unit that the result has, so that the largest value reads well."""
-    steps: tuple[tuple[float, str], ...] = {"s": _SECONDS, "B": _BYTES}.get(unit, ())
+    steps: tuple[tuple[float, str], ...] = {"s": _SECONDS, "B": _BYTES, "B/s": _RATES}.get(unit, ())
     size = abs(largest)
     if not steps or not size:
         return 1.0, "" if unit == "1" else unit
@@ -37,3 +39,12 @@ def number(value: float) -> str:
 def natural(name: str) -> tuple[tuple[int, str], ...]:
     """Sort key by which ``qemu-2c`` comes before ``qemu-16c``."""
     return tuple((int(part), "") if part.isascii() and part.isdigit() else (-1, part) for part in re.split(r"([0-9]{1,18})", name) if part)
+
+
+def percent(part: float) -> str:
+    """``99.99 %``; near a hundred with three digits of what is missing, so that 99.9899 does not read 99.99, nor anything less 100."""
+    missing = 100 * (1 - part)
+    if not missing or abs(missing) < 1e-9:
+        return f"{100 * part:g} %"
+    digits = max(1, 2 - math.floor(math.log10(abs(missing))))
+    return f"{100 * part:.{digits}f}".rstrip("0").rstrip(".") + " %"

@@ -14,11 +14,13 @@ from rich.text import Text
 
 from labctl.errors import KernelCrash
 from labctl.judge.exact import Agreement, Reading, readings, to_ready
+from labctl.judge.promise import judge
 from labctl.model import SCHEMA, Attempt, CellResult, Milestone, Outcome, RunResult
 from labctl.parsers.crash import BEFORE_LINES
 from labctl.parsers.text import visible
 from labctl.report.order import BAD, INTERRUPTED, RUNNING, failing_attempt, failures, sentence, unended
 from labctl.report.printable import excerpt, one_line
+from labctl.report.promises_text import promises_json, promises_table
 from labctl.report.quantity import number
 
 _LOOKS = {
@@ -92,6 +94,7 @@ def cells_table(run: RunResult) -> RenderableType:
         parts += [Text(""), failure(result)]
     if len(worst_first) > MOST_FAILURES:
         parts.append(Text(f"\n… and {len(worst_first) - MOST_FAILURES:,} failures more: see the report", style="dim"))
+    parts += promises_table(judge([run]))
     parts += [Text(""), Text.assemble(_verdict(run), f"  {sentence(run)}")]
     return Group(*parts)
 
@@ -195,6 +198,7 @@ def as_json(run: RunResult, report: Path | None) -> dict[str, Any]:
             }
             for result in run.cells
         ],
+        "promises": promises_json(judge([run])),
     }
 
 

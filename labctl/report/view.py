@@ -33,6 +33,7 @@ from labctl.report.figures import POINTS, Chart, milestones_chart, samples_chart
 from labctl.report.order import BAD, counts, duration, failing_attempt, failures, sentence
 from labctl.report.printable import excerpt, one_line
 from labctl.report.quantity import natural, quantity
+from labctl.report.suites import suites
 
 MOST_TOLD = 40
 """Failures with their console; more are lines in a list."""
@@ -91,6 +92,7 @@ def page(run: RunResult, out: Path, raw_base: str) -> dict[str, Any]:
         "matrices": Some.of(_matrices(run, anchors), MOST_TABLES),
         "charts": Some.of(_charts(series), MOST_CHARTS),
         "tables": _tables(series),
+        "suites": suites(run, summary),
         "untrusted": summary.untrusted,
         "sharing": _sharing(run, summary),
         "boots": [_boots(channel, list(of)) for channel, of in groupby(boots, key=lambda b: b.channel)],

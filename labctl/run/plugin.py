@@ -172,8 +172,13 @@ class Controller:
         if cells := session.config.stash.get(CELLS, None):
             cells.leave(interrupted=self.interrupted)
         writer = self.prepared.writer
+        from labctl.judge.promise import broken_gates
+
         try:
-            outcome = run_outcome(cell.outcome for cell in read_run(writer.folder).cells)
+            run = read_run(writer.folder)
+            outcome = run_outcome(cell.outcome for cell in run.cells)
+            if outcome is Outcome.PASS and broken_gates([run]):
+                outcome, session.exitstatus = Outcome.FAIL, pytest.ExitCode.TESTS_FAILED
             self.result = writer.finish(outcome, interrupted=self.interrupted)
             self.report = session.config.hook.pytest_labctl_finished(run=self.result)
         except StorageError as error:

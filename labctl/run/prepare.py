@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from labctl import __version__, process
 from labctl.build.obtain import check, obtain, recipes
 from labctl.config import Lab
 from labctl.errors import ConfigError, Problem
+from labctl.judge.promise import promises_of
 from labctl.machine import budget, registry, standing
 from labctl.model import Build, Cell, Channel, LeftOut, MatrixConfig, Reused, Target
 from labctl.run import reuse
@@ -159,6 +160,13 @@ def is_file(lab: Lab, name: str) -> bool:
     return name not in lab.recipe_files and ("/" in name or Path(name).is_file())
 
 
+def _described(lab: Lab, build: Build) -> dict[str, Any]:
+    """A build for run.json, with what its recipe promises. That is no part of the build: the same digest may be held to more tomorrow."""
+    table: dict[str, Any] = json.loads(json.dumps(asdict(build), default=str))
+    promises = lab.recipe(build.name).model_dump(mode="json")["promises"] if build.name in lab.recipe_files else {}
+    return {**table, "promises": promises} if promises else table
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A run that can start. `for_workers` gives what a worker needs to know of it, as JSON."""
@@ -210,6 +218,10 @@ def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], Non
     costs = {new.id: planned.costs[old.id] for new, old in zip(cells, planned.cells, strict=True)}
     builds = {build.name: build for build in made.values()}
     keys = reuse.keys(planned.lab.root, cells, builds, planned.targets, identity.result()) if planned.request.whole else {}
+    tables = {name: _described(planned.lab, build) for name, build in builds.items()}
+    # A gate decides by figures, and a cell that is not run has none.
+    gated = {name for name, table in tables.items() if any(promise.gate for promise in promises_of(table))}
+    keys = {cell.id: keys[cell.id] for cell in cells if cell.id in keys and cell.build not in gated}
     reused = {} if planned.request.fresh else proven(planned.results, keys)
     writer = RunWriter.create(
         planned.results,
@@ -217,7 +229,7 @@ def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], Non
         argv=argv,
         version=__version__,
         host=identity.result(),
-        builds={name: json.loads(json.dumps(asdict(build), default=str)) for name, build in builds.items()},
+        builds=tables,
         targets={n: t.config.model_dump(mode="json", by_alias=True) for n, t in planned.targets.items()},
         cells=cells,
         left_out=planned.left_out,

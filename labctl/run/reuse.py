@@ -18,7 +18,7 @@ from labctl.machine import registry
 from labctl.model import Build, Cell, Target
 
 _NOT_SOURCE = frozenset({"__pycache__"})
-_DECIDING = ("build", "machine", "parsers", "run", "config.py", "deadline.py", "errors.py", "model.py", "process.py")
+_DECIDING = ("build", "machine", "parsers", "run", "config.py", "deadline.py", "errors.py", "histogram.py", "model.py", "process.py")
 _HOST = ("cpu", "kernel", "python", "qemu")
 
 

@@ -12,13 +12,15 @@
       const color = of(trace.meta.role);
       const marker = { ...trace.marker, color };
       if (marker.line) marker.line = { ...marker.line, color: of("ink") };
-      return { ...trace, marker, insidetextfont: { color: of("on-phase"), size: 12 }, hoverlabel: { font: { family: of("font") } } };
+      const line = trace.line && { ...trace.line, color };
+      return { ...trace, marker, ...(line && { line }), insidetextfont: { color: of("on-phase"), size: 12 }, hoverlabel: { font: { family: of("font") } } };
     });
     const axis = { gridcolor: of("line"), linecolor: of("line"), tickfont: { color: of("muted") } };
     const hoverlabel = { bgcolor: of("surface"), bordercolor: of("edge"), font };
     const layout = { ...figure.layout, font, hoverlabel, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" };
     layout.xaxis = { ...layout.xaxis, ...axis, title: { ...layout.xaxis.title, font: { size: 13, color: of("muted") } } };
-    layout.yaxis = { ...layout.yaxis, ...axis, tickfont: { color: of("ink") } };
+    const title = layout.yaxis.title && { ...layout.yaxis.title, font: { size: 13, color: of("muted") } };
+    layout.yaxis = { ...layout.yaxis, ...axis, tickfont: { color: of("ink") }, ...(title && { title }) };
     return [data, layout, { displayModeBar: false, responsive: true }];
   }
 
@@ -42,11 +44,10 @@
   }, { rootMargin: "300px" });
   charts.forEach((chart) => seen.observe(chart));
 
-  const which = document.getElementById("which");
-  which?.addEventListener("change", () => {
-    draw(document.getElementById("chart-samples"), Number(which.value));
-    document.querySelectorAll("[data-note]").forEach((note) => { note.hidden = note.dataset.note !== which.value; });
-  });
+  document.querySelectorAll("select[data-chart]").forEach((which) => which.addEventListener("change", () => {
+    draw(document.getElementById(which.dataset.chart), Number(which.value));
+    which.closest("figure").querySelectorAll("[data-note]").forEach((note) => { note.hidden = note.dataset.note !== which.value; });
+  }));
 
   const again = () => drawn.forEach((index, chart) => draw(chart, index));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);

@@ -1,0 +1,221 @@
+"""Is what was asked of a build kept? Pure: runs in, a verdict for each promise, target and series out.
+
+A limit is held against a bound of confidence, not against the figure: *kept* if even the bound on the limit's side is within it, *broken*
+if even the other is not, else *undecided*. What nobody measured is *not measured*, never kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from labctl.histogram import RELATIVE_ERROR, Histogram
+from labctl.judge.availability import Uptime, availability, uptimes
+from labctl.judge.bounds import quantile_ranks
+from labctl.judge.distribution import merge
+from labctl.model import Channel, RunResult
+from labctl.promise import AVAILABILITY, Promise, promise
+
+
+class Verdict(StrEnum):
+    """Of a promise, the worst first."""
+
+    BROKEN = "broken"
+    UNDECIDED = "undecided"
+    NOT_MEASURED = "not measured"
+    KEPT = "kept"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A promise of a build on one target, for one set of parameters."""
+
+    promise: Promise
+    build: str
+    target: str
+    """Empty where no target measured it."""
+    params: tuple[tuple[str, str], ...]
+    verdict: Verdict
+    reason: str
+    """Why it is not kept or not broken, in a few words."""
+    value: float | None = None
+    low: float | None = None
+    """Bound of the value, where there is one; each of the two holds with 95 %."""
+    high: float | None = None
+    count: int = 0
+    """Observations; of an availability stretches of time."""
+
+    @property
+    def margin(self) -> float | None:
+        """What is left to the limit, as a part of it; negative: by how much it is exceeded. Of an availability, of what may fail."""
+        if self.value is None:
+            return None
+        allowed, used = self.promise.limit, self.value
+        if self.promise.metric == AVAILABILITY:
+            allowed, used = 1 - allowed, 1 - used
+            return (allowed - used) / allowed
+        if not allowed:
+            return None
+        return (allowed - used) / abs(allowed) * (1 if self.promise.upper else -1)
+
+
+def promises_of(table: Mapping[str, object]) -> tuple[Promise, ...]:
+    """Those of a build as run.json has it; what cannot be read there is passed over: the recipe was checked before the run."""
+    found: list[Promise] = []
+    asked = table.get("promises")
+    for name, one in asked.items() if isinstance(asked, Mapping) else ():
+        about = one if isinstance(one, Mapping) else {"limit": one}
+        tags = about.get("tags")
+        try:
+            words = tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, Sequence) else ()
+            found.append(promise(str(name), str(about.get("limit")), words, about.get("gate") is True))
+        except ValueError:
+            continue
+    return tuple(found)
+
+
+def judge(runs: Sequence[RunResult]) -> tuple[Judged, ...]:
+    """Every promise of every build that the runs were of, over all of them together; in the order of builds, recipes and targets.
+
+    The promises are those of the last run that has the build. Only real time is judged: counted instructions are no seconds.
+    """
+    asked = {name: found for run in runs for name, table in run.builds.items() if (found := promises_of(table))}
+    if not asked:
+        return ()
+    tags = {name: _tags(table) for run in runs for name, table in run.targets.items()}
+    series = _Series.of(runs)
+    ups = uptimes(runs)
+    again = frozenset(result.cell.build for run in runs for result in run.cells if result.reused)
+    return tuple(
+        judged
+        for build in sorted(asked)
+        for one in asked[build]
+        for judged in _judged(one, build, frozenset(t for t, has in tags.items() if has.issuperset(one.tags)), series, ups, build in again)
+    )
+
+
+def broken_gates(runs: Sequence[RunResult]) -> tuple[Judged, ...]:
+    """The promises with a gate that are broken: these, and only these, fail a run."""
+    return tuple(judged for judged in judge(runs) if judged.promise.gate and judged.verdict is Verdict.BROKEN)
+
+
+def _tags(table: Mapping[str, object]) -> frozenset[str]:
+    found = table.get("tags")
+    return frozenset(tag for tag in found if isinstance(tag, str)) if isinstance(found, Sequence) else frozenset()
+
+
+_Key = tuple[str, str, str, tuple[tuple[str, str], ...]]
+
+
+@dataclass(frozen=True)
+class _Series:
+    """Observations by metric, build, target and parameters; suites and runs together."""
+
+    values: Mapping[_Key, Sequence[float]]
+    histograms: Mapping[_Key, Histogram]
+    units: Mapping[_Key, str]
+
+    @classmethod
+    def of(cls, runs: Iterable[RunResult]) -> _Series:
+        values: dict[_Key, list[float]] = {}
+        histograms: dict[_Key, list[Histogram]] = {}
+        units: dict[_Key, str] = {}
+        runs = list(runs)
+        for run in runs:
+            for result in run.cells:
+                for sample in result.samples:
+                    if sample.channel is Channel.WALL and math.isfinite(sample.value):
+                        key = (sample.metric, result.cell.build, result.cell.target, tuple(sorted(sample.params.items())))
+                        values.setdefault(key, []).append(sample.value)
+                        units[key] = sample.unit
+        for merged in merge(runs):
+            g = merged.group
+            if g.channel is Channel.WALL:
+                key = (g.metric, g.build, g.target, g.params)
+                histograms.setdefault(key, []).append(merged.histogram)
+                units[key] = g.unit
+        whole = {key: Histogram.merged(found) for key, found in histograms.items() if len({h.step for h in found}) == 1}
+        return cls(values, whole, units)
+
+
+def _judged(
+    one: Promise, build: str, targets: frozenset[str], series: _Series, ups: Mapping[tuple[str, str], Uptime], again: bool
+) -> list[Judged]:
+    if one.metric == AVAILABILITY:
+        found = [_uptime(one, build, target, up) for (of, target), up in sorted(ups.items()) if of == build and target in targets]
+    else:
+        wanted = one.params.items()
+        keys = sorted(
+            key for key in series.units if key[0] == one.metric and key[1] == build and key[2] in targets and wanted <= dict(key[3]).items()
+        )
+        found = [_observed(one, key, series) for key in keys]
+    if found:
+        return found
+    where = f" on a target with the tag {', '.join(one.tags)}" if one.tags else ""
+    reused = "; cells of this build were reused, --fresh runs them" if again else ""
+    return [Judged(one, build, "", (), Verdict.NOT_MEASURED, f"nothing recorded it{where}{reused}")]
+
+
+def _observed(one: Promise, key: _Key, series: _Series) -> Judged:
+    build, target, params = key[1:]
+    if series.units[key] != one.unit:
+        told = f"recorded in {series.units[key] or '1'}, promised in {one.unit}"
+        return Judged(one, build, target, params, Verdict.NOT_MEASURED, told)
+    histogram = series.histograms.get(key)
+    observed = _Ordered(sorted(series.values.get(key, ()))) if histogram is None else histogram
+    count = observed.count
+    part = one.part
+    if part is None:
+        # The worst observation, unless the best is asked for.
+        largest = one.statistic == "max" or (not one.statistic and one.upper)
+        value = observed.at_rank(count if largest else 1)
+        return Judged(one, build, target, params, Verdict.KEPT if one.holds(value) else Verdict.BROKEN, "", value, count=count)
+    error = 0.0 if histogram is None else RELATIVE_ERROR
+    value = observed.quantile(part)
+    lower, upper = quantile_ranks(count, part)
+    low = None if lower is None else observed.at_rank(lower) * (1 - error)
+    high = None if upper is None else observed.at_rank(upper) * (1 + error)
+    verdict, reason = _held(one, low, high)
+    return Judged(one, build, target, params, verdict, reason, value, low, high, count)
+
+
+def _held(one: Promise, low: float | None, high: float | None) -> tuple[Verdict, str]:
+    good, bad = (high, low) if one.upper else (low, high)
+    if good is not None and one.holds(good):
+        return Verdict.KEPT, ""
+    if bad is not None and not one.holds(bad):
+        return Verdict.BROKEN, ""
+    return Verdict.UNDECIDED, "too few observations" if good is None else "the limit is within the bounds"
+
+
+def _uptime(one: Promise, build: str, target: str, up: Uptime) -> Judged:
+    found = availability(up)
+    if found is None:
+        return Judged(one, build, target, (), Verdict.NOT_MEASURED, "no boot tells what a failure costs" if up.seconds > 0 else "no time")
+    verdict, reason = _held(one, found.low, found.high)
+    if verdict is Verdict.UNDECIDED:
+        reason = f"needs {found.enough(one.limit) / 3600:.3g} h under load without another failure"
+    return Judged(one, build, target, (), verdict, reason, found.value, found.low, found.high, up.soaks)
+
+
+@dataclass(frozen=True)
+class _Ordered:
+    """Plain values with the questions that a histogram answers."""
+
+    values: Sequence[float]
+
+    @property
+    def count(self) -> int:
+        return len(self.values)
+
+    def at_rank(self, rank: int) -> float:
+        return self.values[rank - 1]
+
+    def quantile(self, part: float) -> float:
+        """As a histogram's, but the median of an even number is between the middle two, as everywhere else in a report."""
+        if part == 0.5:
+            middle = len(self.values) // 2
+            return self.values[middle] if len(self.values) % 2 else (self.values[middle - 1] + self.values[middle]) / 2
+        return self.at_rank(max(1, math.ceil(round(part * self.count, 6))))

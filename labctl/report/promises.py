@@ -1,0 +1,70 @@
+"""Promises as they are told: the same words on the page and in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from labctl.judge.promise import Judged, Verdict
+from labctl.promise import AVAILABILITY
+from labctl.report.printable import one_line
+from labctl.report.quantity import natural, percent, quantity
+
+_ORDER = (Verdict.BROKEN, Verdict.UNDECIDED, Verdict.KEPT, Verdict.NOT_MEASURED)
+ICONS = {Verdict.BROKEN: "fail", Verdict.UNDECIDED: "invalid", Verdict.KEPT: "pass", Verdict.NOT_MEASURED: "skip"}
+"""Each verdict looks like an outcome that people know."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """One promise in words."""
+
+    verdict: Verdict
+    icon: str
+    promise: str
+    build: str
+    where: str
+    """Target and parameters."""
+    limit: str
+    value: str
+    bounds: str
+    margin: str
+    count: str
+    reason: str
+    gate: bool
+
+
+def told(judged: Sequence[Judged]) -> list[Told]:
+    """The worst first."""
+    ordered = sorted(judged, key=lambda j: (_ORDER.index(j.verdict), natural(j.build), j.promise.name, natural(j.target), j.params))
+    return [_told(one) for one in ordered]
+
+
+def _told(one: Judged) -> Told:
+    def said(value: float | None) -> str:
+        if value is None:
+            return "not known"
+        return percent(value) if one.promise.asked.rstrip().endswith("%") else quantity(value, one.promise.unit)
+
+    bounded = one.low is not None or one.high is not None
+    return Told(
+        one.verdict,
+        ICONS[one.verdict],
+        one_line(one.promise.name, 100),
+        one_line(one.build, 60),
+        one_line(" ".join([one.target, *(f"{name}={value}" for name, value in one.params)]), 100),
+        one_line(one.promise.asked, 40),
+        "" if one.value is None else said(one.value),
+        f"{said(one.low)} – {said(one.high)}" if bounded else "",
+        "" if one.margin is None else f"{one.margin:+.0%}".replace("-", "−"),
+        _counted(one),
+        one_line(one.reason, 120),
+        one.promise.gate,
+    )
+
+
+def _counted(one: Judged) -> str:
+    if not one.count:
+        return ""
+    noun = "soak" if one.promise.metric == AVAILABILITY else "observation"
+    return f"{one.count:,} {noun}{'s' if one.count > 1 else ''}"

@@ -1,0 +1,75 @@
+"""Promises in a terminal, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from labctl.judge.promise import Judged, Verdict
+from labctl.report.promises import told
+
+MOST_PROMISES = 20
+"""In the table of a run."""
+_LOOKS = {"broken": "bold red", "undecided": "magenta", "kept": "green", "not measured": "dim"}
+_NUMBERS = ("VALUE", "LIMIT", "MARGIN")
+_GAP = "  "
+
+
+def promises_table(judged: Sequence[Judged], *, everything: bool = False) -> list[RenderableType]:
+    """A line for each promise, the worst first; of those that were not measured only how many, unless ``everything`` is wanted."""
+    rows = told(judged)
+    shown = rows if everything else [row for row in rows if row.verdict is not Verdict.NOT_MEASURED][:MOST_PROMISES]
+    if not shown:
+        return []
+    lines = [
+        (
+            row.verdict.value,
+            f"{row.build}: {row.promise}{' (gate)' if row.gate else ''}",
+            row.where,
+            row.value or "–",
+            row.limit,
+            row.margin or "–",
+            row.reason or row.bounds,
+        )
+        for row in shown
+    ]
+    heads = ("PROMISE", "OF", "WHERE", "VALUE", "LIMIT", "MARGIN", "BOUNDS OR REASON")
+    widths = [max(len(line[i]) for line in (heads, *lines)) for i in range(len(heads))]
+    parts: list[RenderableType] = [Text("")]
+    for line in (heads, *lines):
+        padded = [
+            f"{word:>{width}}" if head in _NUMBERS else f"{word:{width}}" for head, word, width in zip(heads, line, widths, strict=True)
+        ]
+        bold = "bold" if line is heads else ""
+        text = Text.assemble((padded[0], _LOOKS.get(line[0], bold)), (f"{_GAP}{_GAP.join(padded[1:])}".rstrip(), bold))
+        text.no_wrap, text.overflow = True, "ignore"
+        parts.append(text)
+    if more := len(rows) - len(shown):
+        parts.append(Text(f"… and {more:,} not measured, or more: labctl report promises", style="dim"))
+    return parts
+
+
+def promises_json(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    """For programs: figures in the unit of the metric."""
+    return [
+        {
+            "build": one.build,
+            "promise": one.promise.name,
+            "limit": one.promise.asked,
+            "gate": one.promise.gate,
+            "target": one.target,
+            "params": dict(one.params),
+            "verdict": one.verdict.value,
+            "reason": one.reason,
+            "value": one.value,
+            "low": one.low,
+            "high": one.high,
+            "unit": one.promise.unit,
+            "margin": None if one.margin is None else round(one.margin, 6),
+            "count": one.count,
+        }
+        for one in judged
+    ]

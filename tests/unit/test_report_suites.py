@@ -1,0 +1,206 @@
+"""What the suites measured, on the page and in a terminal: storage, percentile curves, availability, promises."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+
+from labctl.histogram import Histogram
+from labctl.judge.distribution import merge
+from labctl.judge.promise import Verdict, judge
+from labctl.judge.summary import Group, summarise
+from labctl.model import Channel, Direction, Distribution, RunResult
+from labctl.parsers.fio_latency import histogram
+from labctl.promise import promise
+from labctl.report.curves import MOST_LINES, curve_chart
+from labctl.report.html import write_html
+from labctl.report.promises import told
+from labctl.report.quantity import percent, quantity
+from labctl.report.suites import MOST_CURVES, suites
+from labctl.report.text import show
+from tests.report_runs import hostile_run, large_run, ordinary_run, suites_run
+
+FOLDER = Path("/nowhere")
+FIO = Path(__file__).parents[1] / "data" / "fio"
+
+
+@pytest.fixture(scope="module")
+def run() -> RunResult:
+    return suites_run(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def shown(run: RunResult) -> dict[str, Any]:
+    return suites(run, summarise(run))
+
+
+def series(run: RunResult, metric: str) -> list[Any]:
+    return [merged for merged in merge([run]) if merged.group.metric == metric]
+
+
+def lines(figure: dict[str, Any]) -> list[dict[str, Any]]:
+    return [trace for trace in figure["data"] if trace["mode"] == "lines" and trace.get("showlegend")]
+
+
+def test_storage_is_told_by_pattern_and_queue_depth_with_every_sample(run: RunResult, shown: dict[str, Any]) -> None:
+    (table,) = shown["storage"]
+    rows = [(r["pattern"], r["qd"], r["build"]) for r in table["rows"]]
+    assert rows[:4] == [("randread", "1", "debian-cloud"), ("randread", "1", "debian-cloud-previous"), ("randread", "8", "debian-cloud"), ("randread", "8", "debian-cloud-previous")]  # fmt: skip
+    assert len(rows) == 4 * 3 * 2
+    wanted = {("pattern", "randread"), ("qd", "1")}
+    values = [
+        s.value
+        for c in run.cells
+        if c.cell.build == "debian-cloud"
+        for s in c.samples
+        if s.metric == "storage.iops" and wanted <= set(s.params.items())
+    ]
+    assert table["rows"][0]["iops"]["samples"] == [f"{round(value):,}" for value in values]
+    assert table["rows"][0]["iops"]["median"] == f"{round(sorted(values)[1]):,}"
+    assert table["rows"][0]["bandwidth"]["median"].endswith(" MiB/s")
+    assert len(table["rows"][0]["latency"]) == 3
+
+
+def test_a_curve_goes_as_far_as_its_observations(run: RunResult) -> None:
+    clat = json.loads((FIO / "randread-qd8.json").read_text())["jobs"][0]["read"]["clat_ns"]
+    found = Distribution("storage.latency", histogram(clat), "s", Direction.LOWER, Channel.WALL, "t")
+    group = Group("storage.latency", Channel.WALL, "s", Direction.LOWER, "storage", "t", "b")
+    merged = replace(series(run, "network.rtt")[0], group=group, histogram=found.histogram, parts=(found,))
+    (line,) = lines(curve_chart("x", [merged]).figure)
+    at = dict(zip(line["customdata"], line["y"], strict=True))
+    assert "µs" in str(curve_chart("x", [merged]).figure["layout"]["yaxis"]["title"])
+    for percentile in ("50", "90", "99", "99.9", "99.99"):
+        assert at[f"p{percentile}"] * 1000 == pytest.approx(clat["percentile"][f"{float(percentile):.6f}"], rel=1e-5)
+    assert line["x"] == sorted(line["x"])
+    assert line["y"] == sorted(line["y"])
+    few = replace(merged, histogram=Histogram.of([0.001, 0.002, 0.003, 0.004]))
+    assert max(lines(curve_chart("x", [few]).figure)[0]["x"]) == pytest.approx(4)
+
+
+def test_single_histograms_are_drawn_beside_their_sum(run: RunResult) -> None:
+    found = [one for one in series(run, "network.rtt") if dict(one.group.params)["path"] == "guest-host"]
+    figure = curve_chart("x", found, [promise("network.rtt p99", "<= 1 ms")]).figure
+    assert len(lines(figure)) == 2
+    assert len([t for t in figure["data"] if t["mode"] == "lines" and not t["showlegend"]]) == 2 * 3
+    (limit,) = [t for t in figure["data"] if t["mode"] == "markers"]
+    assert limit["x"] == [100.0]
+    assert limit["y"][0] == pytest.approx(1000 if "µs" in figure["layout"]["yaxis"]["title"]["text"] else 1)
+
+
+def test_plotly_accepts_every_curve(shown: dict[str, Any]) -> None:
+    hostile = hostile_run(FOLDER)
+    for curve in (*shown["curves"], *suites(hostile, summarise(hostile))["curves"]):
+        if curve["chart"].height:
+            figure = go.Figure(curve["chart"].figure)
+            assert figure.layout.height == curve["chart"].height
+            assert {trace.type for trace in figure.data} == {"scatter"}
+            assert all(math.isfinite(y) and y > 0 for trace in figure.data for y in trace.y)
+
+
+def test_of_many_series_the_slowest_are_drawn_and_it_is_said(run: RunResult) -> None:
+    first = series(run, "network.rtt")[0]
+    many = [
+        replace(first, group=replace(first.group, build=f"b{i}"), histogram=Histogram.of([0.001 * (i + 1)] * 200), parts=())
+        for i in range(30)
+    ]
+    chart = curve_chart("x", many)
+    assert [trace["name"] for trace in lines(chart.figure)] == [f"b{i}" for i in range(30 - MOST_LINES, 30)]
+    assert f"{MOST_LINES} of 30" in " ".join(chart.notes)
+
+
+def test_availability_says_what_it_supports(shown: dict[str, Any]) -> None:
+    good, bad = shown["uptimes"]
+    assert (good["failures"], good["soaks"], good["value"]) == (0, 3, "100 %")
+    assert good["supports"].startswith("0 failures in 3 h 00 min support 99.92")
+    assert ">= 99.99 % needs 23 h" in good["supports"]
+    assert bad["failures"] == 3
+    assert bad["verdict"].verdict is Verdict.BROKEN
+
+
+def test_promises_are_told_the_worst_first(run: RunResult) -> None:
+    rows = told(judge([run]))
+    verdicts = [row.verdict for row in rows]
+    assert verdicts == sorted(verdicts, key=[Verdict.BROKEN, Verdict.UNDECIDED, Verdict.KEPT, Verdict.NOT_MEASURED].index)
+    assert {row.promise for row in rows if row.verdict is Verdict.NOT_MEASURED} == {"vm.density"}
+    kept = next(row for row in rows if row.verdict is Verdict.KEPT and row.promise == "network.rtt p99")
+    assert kept.where.endswith("path=guest-host")
+    assert kept.margin.startswith("+")
+
+
+def test_the_page_holds_all_of_it(run: RunResult, tmp_path: Path) -> None:
+    text = write_html(run, tmp_path / "report.html").read_text()
+    for heading in ('id="promises"', 'id="storage"', 'id="latency"', 'id="uptime"'):
+        assert heading in text
+    plain = write_html(ordinary_run(FOLDER), tmp_path / "plain.html").read_text()
+    for heading in ('id="promises"', 'id="storage"', 'id="latency"', 'id="uptime"', "which-curve"):
+        assert heading not in plain
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    text = write_html(hostile_run(FOLDER), tmp_path / "report.html").read_text()
+    assert text.count("<script>") == 2
+    assert "<img" not in text
+
+
+def test_a_large_run_keeps_the_page_small(tmp_path: Path) -> None:
+    large = large_run(FOLDER, cells=80, samples=80)
+    found = Distribution(
+        "network.rtt", Histogram.of([0.001 * i for i in range(1, 300)]), "s", Direction.LOWER, Channel.WALL, "test_measure"
+    )
+    cells = tuple(
+        replace(c, attempts=(replace(c.attempts[0], distributions=tuple(replace(found, params={"n": str(n)}) for n in range(40))),))
+        for c in large.cells
+    )
+    before = write_html(large, tmp_path / "before.html").stat().st_size
+    after = write_html(replace(large, cells=cells), tmp_path / "after.html").stat().st_size
+    assert after - before < 900_000
+    assert len(suites(replace(large, cells=cells), summarise(large))["curves"]) == MOST_CURVES
+
+
+def test_the_terminal_tells_promises_with_limit_and_margin(run: RunResult) -> None:
+    out = io.StringIO()
+    show(run, None, file=out)
+    told_lines = out.getvalue().splitlines()
+    head = next(i for i, line in enumerate(told_lines) if line.startswith("PROMISE"))
+    assert told_lines[head + 1].startswith("broken")
+    assert any("network.rtt p99" in line and "<= 1 ms" in line and "+" in line for line in told_lines[head:])
+    out = io.StringIO()
+    show(ordinary_run(FOLDER), None, file=out)
+    assert "PROMISE" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (1.0, "100 %"),
+        (0.9999, "99.99 %"),
+        (0.999899, "99.9899 %"),
+        (0.99999999, "99.999999 %"),
+        (0.5, "50 %"),
+        (0.0, "0 %"),
+        (0.9972, "99.72 %"),
+    ],
+)
+def test_a_part_is_never_rounded_up_to_a_hundred(part: float, said: str) -> None:
+    assert percent(part) == said
+
+
+def test_rates_of_bytes_read_well() -> None:
+    assert quantity(42.5 * 2**20, "B/s") == "42.50 MiB/s"
+
+
+def names(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [row["label"] for row in rows]
+
+
+def test_curves_stand_as_people_count(shown: dict[str, Any]) -> None:
+    labels = [label for label in names(shown["curves"]) if "randread" in label]
+    assert [label.rsplit("=", 1)[1] for label in labels] == ["1", "8", "32"]
