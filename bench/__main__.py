@@ -19,6 +19,9 @@ BENCHES = {
     "boots": ["boots/compare.py"],
     "agent": ["agent.py"],
     "netboot": ["netboot.py"],
+    "storage-icount": ["storage/icount.py"],
+    "storage-overhead": ["storage/overhead.py"],
+    "powercuts": ["storage/powercuts.py"],
 }
 
 

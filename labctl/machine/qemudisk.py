@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from labctl.deadline import Deadline
-from labctl.errors import DeployError
+from labctl.errors import DeployError, StorageError
+from labctl.machine.volatiledisk import VolatileDisk
 from labctl.process import run
 
 Bus = Literal["nvme", "virtio", "none"]
-Backend = Literal["file", "null"]
+Backend = Literal["file", "null", "volatile", "lying"]
 
 NODE = "disk0"
 """QEMU's name of what lies behind the disk."""
@@ -22,8 +23,9 @@ DEVICE = "blk0"
 
 @dataclass(frozen=True)
 class Disk:
-    """``backend``: ``file``, which outlives power cycles and is deleted with the session's folder, or ``null``, which answers at once,
-    keeps nothing and reads as zeros: what is measured on it is everything but a disk."""
+    """``backend``: ``file``, which outlives power cycles and is deleted with the session's folder; ``null``, which answers at once, keeps
+    nothing and reads as zeros, so that all but a disk is measured; ``volatile``, a file behind a cache that loses with the power what was
+    not flushed; ``lying``, one that flushes too late (`labctl.machine.volatiledisk`)."""
 
     size: int
     """Bytes."""
@@ -32,13 +34,18 @@ class Disk:
     filesystem: str
     """What the disk holds at first: ``ext4``, or nothing."""
 
+    @property
+    def loses(self) -> bool:
+        """Whether a power cut takes something from it."""
+        return self.backend in ("volatile", "lying")
+
     def file(self, workdir: Path) -> Path:
         """Where its contents are."""
         return workdir / ("disk.raw" if self._raw else "disk.qcow2")
 
     def prepare(self, path: Path, deadline: Deadline, target: str) -> None:
         """Make the file if it is not there. DeployError."""
-        if self.backend == "null" or path.exists():
+        if self.backend == "null" or path.exists() or (self.loses and not self.filesystem):
             return
         maker = self.maker(str(path))
         made = run(maker, deadline)
@@ -47,17 +54,29 @@ class Disk:
             cause = made.words.removeprefix(f"{maker[0]}: ").replace(f"{path}: ", "")
             raise DeployError(f"{maker[0]}: {cause} (the disk in {path.parent})", target=target)
 
+    def serve(self, path: Path, seed: int) -> VolatileDisk | None:
+        """The disk, if it is one that loses, for one life of the machine. StorageError."""
+        if not self.loses:
+            return None
+        try:
+            return VolatileDisk(path, self.size, lies=self.backend == "lying", seed=seed)
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror}", remedy="make room, or choose another folder with --results") from None
+
     def maker(self, path: str) -> list[str]:
         """The command that makes a sparse file; a file system is made in a plain one."""
         if self.filesystem:
             return ["mke2fs", "-q", "-F", "-t", self.filesystem, path, f"{self.size // 1024}K"]
         return ["qemu-img", "create", "-q", "-f", "qcow2", path, str(self.size)]
 
-    def arguments(self, path: str, machine: str) -> list[str]:
-        """What QEMU is told. ``path`` may be ``null-co``, for a disk that is not to be kept whatever its backend."""
+    def arguments(self, path: str, machine: str, served: int | None = None) -> list[str]:
+        """What QEMU is told. ``path`` may be ``null-co``, for a disk that is not to be kept whatever its backend; ``served`` is QEMU's end
+        of the socket to a disk that loses."""
         behind: dict[str, object]
         if path == "null-co" or self.backend == "null":
             behind = {"driver": "null-co", "size": self.size, "read-zeroes": True}
+        elif served is not None:
+            behind = {"driver": "nbd", "server": {"type": "fd", "str": str(served)}}
         else:
             behind = {"driver": "raw" if self._raw else "qcow2", "file": {"driver": "file", "filename": path}}
         on_pci = "microvm" not in machine
@@ -67,4 +86,4 @@ class Disk:
 
     @property
     def _raw(self) -> bool:
-        return bool(self.filesystem)
+        return bool(self.filesystem) or self.loses

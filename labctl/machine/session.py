@@ -338,6 +338,12 @@ class Session:
             TargetHung(f"still on {deadline:g} s after {command!r}", target=self.target.name, tail=self.transcript.tail(10)),
         )
 
+    def cut_power(self) -> None:
+        """Off at once, and the machine is not asked: what it had not flushed to its disk may be lost. PowerError."""
+        self._leave()
+        self.transcript.note("power cut")
+        self.machine.power.off(Deadline.after(POWER_DEADLINE))
+
     def check_crash(self) -> None:
         """Raise KernelCrash if the kernel has crashed since the boot, or since the last call."""
         start, self._searched = self._searched, self.transcript.size

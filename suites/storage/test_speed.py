@@ -16,7 +16,7 @@ METRICS = {
 
 
 @pytest.mark.benchmark
-@pytest.mark.requires(tags=["scratch-disk"])
+@pytest.mark.requires(tags=["scratch-disk", "speed"])
 @pytest.mark.parametrize("qd", [1, 8, 32])
 @pytest.mark.parametrize("pattern", ["read", "write", "rw", "randread", "randwrite", "randrw"])
 def test_speed(cell, disk, fio, record, record_histogram, pattern, qd):

@@ -33,6 +33,7 @@ from labctl.machine.qemuports import OpenPorts, open_ports
 from labctl.machine.qmp import Qmp
 from labctl.machine.reader import Reader
 from labctl.machine.transcript import Transcript
+from labctl.machine.volatiledisk import VolatileDisk
 from labctl.machine.wires import Wire
 from labctl.model import Build, Channel, PowerState, Target, TargetConfig, format_size
 from labctl.process import Child, start
@@ -60,8 +61,10 @@ class _Process:
     reader: Reader
     log: IO[bytes]
     ports: OpenPorts
+    disk: VolatileDisk | None
 
-    def close(self) -> None:
+    def close(self) -> str:
+        """Returns what there is to say about the power cut that this is for its disk; empty if nothing was lost."""
         self.child.kill()
         self.reader.stop()
         self.serial.close()
@@ -70,6 +73,10 @@ class _Process:
         self.log.close()
         if self.counts is not None:
             self.counts.close()
+        if self.disk is None:
+            return ""
+        loss = self.disk.cut()
+        return f"power cut: of {loss.cached} sectors in the disk's cache {loss.lost} are lost" if loss.lost else ""
 
 
 @dataclass
@@ -79,7 +86,7 @@ class Qemu:
     ``max`` without), ``bios`` (``-bios``: ``qboot.rom``; ``none`` for no firmware), ``firmware_console`` (the firmware speaks on the
     serial port), ``debug_exit`` (a port by which the guest may end the machine, for one without power-off), ``debug_exit_success`` (what
     it writes there when all is well; anything else is a failure), ``disk_bus``, ``disk_backend`` (``file``; ``null``: a disk that answers
-    at once and keeps nothing),
+    at once and keeps nothing; ``volatile``: one that loses with the power what was not flushed; ``lying``: one that flushes too late),
     ``disk_filesystem`` (``ext4``: the disk is not empty but has that, made by mke2fs), ``icount_disk`` (a disk on the channel
     ``icount`` too: it answers when the host does, and no two boots count quite the same), ``icount_shift`` (an instruction lasts 2 to the
     power of this in virtual ns), ``extra`` (more arguments, as a list),
@@ -108,6 +115,9 @@ class Qemu:
     _process: _Process | None = field(default=None, init=False)
     _ports: dict[str, Literal["virtio", "serial"]] = field(default_factory=dict, init=False)
     _trace_at: Sequence[int] = field(default=(), init=False)
+    _starts: int = field(default=0, init=False)
+    _pulled: bool = field(default=False, init=False)
+    """The plug, by the lab."""
     _fault: str = field(default="", init=False)
     """How QEMU ended, if neither the guest nor the lab wanted it."""
     _bad_end: str = field(default="", init=False)
@@ -214,8 +224,9 @@ class Qemu:
         if self._process is not None:
             if self._process.child.status is None:
                 raise PowerError("the machine is on already", target=target)
-            self._process.close()
+            self._close(self._process)
         self._fault = self._bad_end = ""
+        self._pulled = False
         self._process = self._start(self._build, deadline)
         try:
             self._process.qmp.handshake(deadline.sooner(START_DEADLINE))
@@ -235,14 +246,19 @@ class Qemu:
         if self._process is None:
             return
         process, self._process = self._process, None
+        self._pulled = process.disk is not None
         try:
-            if process.child.status is None:
+            if process.child.status is None and process.disk is None:
                 # An orderly `quit` writes the disk image's metadata; a machine whose plug is pulled has a disk too.
                 with suppress(ManagementError):
                     process.qmp.command("quit", deadline.sooner(5))
                 process.child.wait(deadline.sooner(5))
         finally:
-            process.close()
+            self._close(process)
+
+    def _close(self, process: _Process) -> None:
+        if said := process.close():
+            self.transcript.note(said)
 
     def reset(self, deadline: Deadline) -> int:
         if self._process is None or self._process.child.status is not None:
@@ -318,7 +334,7 @@ class Qemu:
     def _binary(self) -> str:
         return self.binary or BINARIES[self.context.target.config.arch]
 
-    def _machine_arguments(self, build: Build, append: str, disk: str, wires: Mapping[str, Wire]) -> list[str]:
+    def _machine_arguments(self, build: Build, append: str, disk: str, wires: Mapping[str, Wire], served: int | None = None) -> list[str]:
         config = self._config
         accelerator = "tcg" if self._counts else accelerator_of(self.context.target, self.accel)
         machine = self.machine
@@ -349,7 +365,7 @@ class Qemu:
         if build.initrd is not None:
             arguments += ["-initrd", str(build.initrd)]
         if self._disk is not None:
-            arguments += self._disk.arguments(disk, machine)
+            arguments += self._disk.arguments(disk, machine, served)
         return [*arguments, *qemu_network.arguments(self.context.target.name, config.nics, machine, wires), *self.extra]
 
     def _words(self, accelerator: str) -> str:
@@ -367,9 +383,13 @@ class Qemu:
         return Disk(size, self.disk_bus, self.disk_backend, self.disk_filesystem) if size and self.disk_bus != "none" else None
 
     def _start(self, build: Build, deadline: Deadline) -> _Process:
-        disk = None if self._disk is None else self._disk.file(self.context.workdir)
-        if self._disk is not None and disk is not None:
-            self._disk.prepare(disk, deadline, self.context.target.name)
+        file, volatile = None, None
+        if self._disk is not None:
+            file = self._disk.file(self.context.workdir)
+            self._disk.prepare(file, deadline, self.context.target.name)
+            volatile = self._disk.serve(file, self._starts)
+        self._starts += 1
+        served = [volatile.qemus.fileno()] if volatile is not None else []
         serial, serial_qemu = socket.socketpair()
         qmp, qmp_qemu = socket.socketpair()
         log = (self.context.workdir / "qemu.log").open("ab")
@@ -381,24 +401,26 @@ class Qemu:
             child = start(
                 [
                     self._binary,
-                    *self._machine_arguments(build, self._append, str(disk), self.context.wires),
+                    *self._machine_arguments(build, self._append, str(file), self.context.wires, *served),
                     "-S",
                     *("-chardev", f"socket,id=console,fd={serial_qemu.fileno()}", "-serial", "chardev:console"),
                     *("-chardev", f"socket,id=qmp,fd={qmp_qemu.fileno()}", "-mon", "chardev=qmp,mode=control"),
                     *ports.arguments,
                     *plugin,
                 ],
-                pass_fds=[serial_qemu.fileno(), qmp_qemu.fileno(), *ports.fds, *shared],
+                pass_fds=[serial_qemu.fileno(), qmp_qemu.fileno(), *ports.fds, *shared, *served],
                 stderr=log,
                 env=env,
                 cpus=self.context.cpus,
             )
+        if volatile is not None:
+            volatile.start()
         client = Qmp(qmp)
         since = self.transcript.size
         self.transcript.resume()
         reader = Reader(serial.fileno(), self.transcript, on_end=lambda: self._why_ended(child, client))
         reader.start()
-        return _Process(since, counts, child, client, serial, reader, log, ports)
+        return _Process(since, counts, child, client, serial, reader, log, ports, volatile)
 
     def _plugin(
         self, counts: icount.Counts | None, console: int, handed_over: ExitStack
@@ -418,6 +440,8 @@ class Qemu:
     def _why_ended(self, child: Child, qmp: Qmp) -> str:
         """How a machine that is gone went: asked by the reader's thread at the end of the console."""
         status = child.wait(Deadline.after(ENDING))
+        if self._pulled:
+            return "powered off by the lab"
         if status is None:
             return "QEMU closed the serial port"
         reasons = [e["data"].get("reason", "") for e in qmp.drain() if e["event"] == "SHUTDOWN"]
