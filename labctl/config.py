@@ -20,7 +20,18 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from labctl.errors import ConfigError, Problem
-from labctl.model import NAME_PATTERN, GroupConfig, GroupFile, LabConfig, MatrixConfig, Recipe, Target, TargetConfig
+from labctl.model import (
+    NAME_PATTERN,
+    GroupConfig,
+    GroupFile,
+    LabConfig,
+    MatrixConfig,
+    Recipe,
+    SuiteConfig,
+    Target,
+    TargetConfig,
+    ToolRecipe,
+)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -330,6 +341,11 @@ class Lab:
         return self._names("matrix")
 
     @cached_property
+    def tool_files(self) -> dict[str, Path]:
+        """Recipes of tools for the machine by name: those that come with labctl, and the lab's own, which win."""
+        return {p.stem: p for p in sorted(shipped("guest").glob("tools/*.toml"))} | self._names("guest/tools")
+
+    @cached_property
     def suites(self) -> dict[str, Path]:
         """Suite name → folder, for each folder of ``suites/`` that holds a pytest file."""
         return {p.name: p for p in sorted((self.root / "suites").glob("*/")) if any(p.glob("test_*.py"))}
@@ -384,12 +400,11 @@ class Lab:
 
     def recipe(self, name: str) -> Recipe:
         """Read one recipe; the table named after its builder becomes ``options``."""
-        path = self._known(name, self.recipe_files, "build")
-        data = read_toml(path)
-        builder = data.get("builder")
-        if isinstance(builder, str) and builder in data and builder not in Recipe.model_fields:
-            data["options"] = data.pop(builder)
-        return validate(Recipe, data, _shown(path))
+        return _with_options(Recipe, self._known(name, self.recipe_files, "build"))
+
+    def tool(self, name: str) -> ToolRecipe:
+        """Read one tool's recipe; the table named after its builder becomes ``options``."""
+        return _with_options(ToolRecipe, self._known(name, self.tool_files, "tool"))
 
     def matrix(self, name: str) -> MatrixConfig:
         path = self._known(name, self.matrix_files, "matrix")
@@ -398,6 +413,19 @@ class Lab:
     def suite(self, name: str) -> Path:
         return self._known(name, self.suites, "suite")
 
+    def suite_config(self, name: str) -> SuiteConfig:
+        """What a suite needs in the machine: its ``suite.toml``, or nothing. ConfigError, also for a tool without a recipe."""
+        path = self.suite(name) / "suite.toml"
+        if not os.path.lexists(path):
+            return SuiteConfig(schema=1)
+        config = validate(SuiteConfig, read_toml(path), _shown(path))
+        unknown = [tool for tool in config.tools if tool not in self.tool_files]
+        if unknown:
+            raise ConfigError(
+                [Problem(_shown(path), "tools", f"unknown tool {tool!r}", nearest(tool, self.tool_files)) for tool in unknown]
+            )
+        return config
+
     def _known(self, name: str, known: Mapping[str, Path], kind: str) -> Path:
         if name in known and kind != "suite" and not FILE_NAME.fullmatch(name):
             allowed = "letters, digits and . _ + - (64 at most), beginning with a letter, a digit or _"
@@ -405,6 +433,15 @@ class Lab:
         if name in known:
             return known[name]
         raise ConfigError(f"unknown {kind} {name!r}; {nearest(name, known)}")
+
+
+def _with_options(model: type[M], path: Path) -> M:
+    """A recipe, with the table named after its builder as ``options``."""
+    data = read_toml(path)
+    builder = data.get("builder")
+    if isinstance(builder, str) and builder in data and builder not in model.model_fields:
+        data["options"] = data.pop(builder)
+    return validate(model, data, _shown(path))
 
 
 def _shown(path: Path) -> str:

@@ -252,6 +252,27 @@ class Recipe(_File):
         return tuple(promise(name, asked.limit, asked.tags, asked.gate) for name, asked in self.promises.items())
 
 
+class SuiteConfig(_File):
+    """``suites/NAME/suite.toml``: what the suite's tests need in the machine, beside the base."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    description: str = ""
+    tools: tuple[Name, ...] = ()
+    """Recipes of ``guest/tools``; their programs land in ``/usr/bin``."""
+    modules: tuple[Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")], ...] = ()
+    """Modules of the kernel under test, loaded with those that they need before the machine is ready. What it has built in is fine."""
+
+
+class ToolRecipe(_File):
+    """``guest/tools/NAME.toml``: how to get a program for the machine. Options of the builder stand in a table of its name."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    description: str = ""
+    builder: Name
+    options: Mapping[str, Any] = {}
+    """The table ``[BUILDER]``."""
+
+
 class MatrixRule(_File):
     """One ``[[include]]`` or ``[[exclude]]``: globs over names. An axis that is absent matches everything."""
 

@@ -68,14 +68,14 @@ def resolve(pattern: str, position: int, architecture: str, cache: Cache, deadli
     note = cache.note(f"apt-{question}")
     before = _package(note.get("package"))
     watched = note.get("watched")
-    if before and isinstance(watched, list) and note.get("state") == _state(watched):
+    if before and isinstance(watched, list) and note.get("state") == state_of(watched):
         return Resolved(before)
     try:
-        folders = _folders(deadline)
+        folders = watched_folders(deadline)
         # The state is taken before apt is asked: a change in between makes the answer hold too short, not too long.
-        state = _state(folders)
+        state = state_of(folders)
         available = candidates(pattern, architecture, deadline)
-        if not available and not _has_lists(folders[0]):
+        if not available and not has_lists(folders[0]):
             raise HostToolMissing("apt has no lists of packages", remedy=UPDATE)
     except HostToolMissing as missing:
         if before:
@@ -98,7 +98,7 @@ def candidates(pattern: str, architecture: str, deadline: Deadline) -> list[Pack
     """
     fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
     # pkgnames takes a prefix; an empty one would list the whole archive.
-    names = _answer(["apt-cache", "pkgnames", *([fixed] if fixed else [])], deadline).split()
+    names = answer(["apt-cache", "pkgnames", *([fixed] if fixed else [])], deadline).split()
     variant = _VARIANT.search(pattern)
     wanted = [
         name
@@ -107,9 +107,9 @@ def candidates(pattern: str, architecture: str, deadline: Deadline) -> list[Pack
     ]
     if not wanted:
         return []
-    shown = _answer(["apt-cache", "show", "--", *sorted(wanted)], deadline)
+    shown = answer(["apt-cache", "show", "--", *sorted(wanted)], deadline)
     newest: dict[str, Package] = {}
-    for record in _records(shown):
+    for record in records(shown):
         package = _downloadable(record, architecture)
         if package is None or package.name not in wanted:
             continue
@@ -176,7 +176,7 @@ def _too_few(pattern: str, position: int, available: list[Package], architecture
     return NotThere("package", f"found {pattern!r}, but apt has no such kernel for {architecture}", nearest(pattern, family))
 
 
-def _answer(argv: list[str], deadline: Deadline) -> str:
+def answer(argv: list[str], deadline: Deadline) -> str:
     """Output of an apt query. A package that is not known is no error: the answer is then empty. InfraError if apt cannot answer."""
     done = run(argv, deadline, env={**os.environ, "LC_ALL": "C"})
     if done.status != 0 and "No packages found" not in done.err:
@@ -184,14 +184,14 @@ def _answer(argv: list[str], deadline: Deadline) -> str:
     return done.out
 
 
-def _folders(deadline: Deadline) -> list[str]:
+def watched_folders(deadline: Deadline) -> list[str]:
     """Where apt keeps its lists, then its settings."""
-    out = _answer(["apt-config", "shell", "LISTS", "Dir::State::lists/d", "ETC", "Dir::Etc/d"], deadline)
+    out = answer(["apt-config", "shell", "LISTS", "Dir::State::lists/d", "ETC", "Dir::Etc/d"], deadline)
     found = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
     return [found[key].strip("'") for key in ("LISTS", "ETC") if key in found]
 
 
-def _state(folders: Iterable[object]) -> str:
+def state_of(folders: Iterable[object]) -> str:
     """Names, sizes and times of the files in these folders: it changes when ``apt-get update`` brings something."""
     seen: list[tuple[str, int, int, int]] = []
     for folder in folders:
@@ -207,11 +207,11 @@ def _state(folders: Iterable[object]) -> str:
     return hashlib.sha256(repr(sorted(seen)).encode()).hexdigest()
 
 
-def _has_lists(folder: str) -> bool:
+def has_lists(folder: str) -> bool:
     return any("_Packages" in path.name for path in Path(folder).glob("*"))
 
 
-def _records(text: str) -> Iterable[dict[str, str]]:
+def records(text: str) -> Iterable[dict[str, str]]:
     """Paragraphs of Debian control data. Continued lines are dropped: none of the fields used here has any."""
     for paragraph in text.split("\n\n"):
         lines = (line for line in paragraph.splitlines() if ": " in line and not line.startswith((" ", "\t")))

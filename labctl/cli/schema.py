@@ -19,6 +19,8 @@ class File(StrEnum):
     MACHINES = "machines"
     BUILD = "build"
     MATRIX = "matrix"
+    SUITE = "suite"
+    TOOL = "tool"
 
 
 @app.command()
@@ -40,7 +42,7 @@ def schema(
 def _schema(file: File) -> dict[str, Any]:
     from pydantic import BaseModel
 
-    from labctl.model import GroupFile, LabConfig, MatrixConfig, Recipe, TargetConfig
+    from labctl.model import GroupFile, LabConfig, MatrixConfig, Recipe, SuiteConfig, TargetConfig, ToolRecipe
 
     models: dict[File, type[BaseModel]] = {
         File.LAB: LabConfig,
@@ -48,9 +50,11 @@ def _schema(file: File) -> dict[str, Any]:
         File.MACHINES: GroupFile,
         File.BUILD: Recipe,
         File.MATRIX: MatrixConfig,
+        File.SUITE: SuiteConfig,
+        File.TOOL: ToolRecipe,
     }
     found = models[file].model_json_schema(by_alias=True)
-    if file is File.BUILD:
+    if file in (File.BUILD, File.TOOL):
         # In the file the options stand in a table named after the builder.
         options = found["properties"].pop("options")
         found["additionalProperties"] = {**options, "description": "The table of the builder's options."}

@@ -18,7 +18,7 @@ from labctl.machine.protocols import Health, Power
 from labctl.machine.session import Session, Watcher
 from labctl.model import Build, Cell, Outcome, Target, TestResult
 from labctl.run.equip import equipped
-from labctl.run.work import Work
+from labctl.run.work import Work, suited_key
 from labctl.store.outcome import attempt_outcome
 from labctl.store.writer import AttemptWriter, RunWriter
 
@@ -119,7 +119,7 @@ class CellAttempt:
     def _hold(self) -> tuple[Target, Build, tuple[int, ...], ExitStack]:
         """The target and its share of the host, ours until the stack is closed; what is to be booted; the CPUs to pin it to."""
         target = registry.on_channel(self.work.targets[self.cell.target], self.cell.channel)
-        build = self.work.builds[self.cell.build]
+        build = self.work.suited.get(suited_key(self.cell), self.work.builds[self.cell.build])
         deadline = Deadline.after(WAIT_DEADLINE)
         stack = self._machine_stack = self._stack.enter_context(ExitStack())
         self.record.status("leasing")
@@ -140,11 +140,6 @@ class CellAttempt:
             )
         )
         self.waited = time.monotonic() - began
-        overlay = self.work.lab_root / "suites" / self.cell.suite / "overlay"
-        if overlay.is_dir():
-            from labctl.build.initramfs import with_overlay
-
-            build = with_overlay(build, overlay)
         build = equipped(build, target)
         return target, build, share.cpus if self.exclusive else (), stack
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from labctl import __version__, process
+from labctl.build import suite
 from labctl.build.obtain import check, obtain, recipes
 from labctl.config import Lab
 from labctl.errors import ConfigError, Problem
@@ -22,6 +23,7 @@ from labctl.model import Build, Cell, Channel, LeftOut, MatrixConfig, Reused, Ta
 from labctl.run import reuse
 from labctl.run.equip import equipped
 from labctl.run.matrix import expand
+from labctl.run.work import suited_key
 from labctl.store import host
 from labctl.store.history import expected, expected_durations, expected_from
 from labctl.store.proven import proven
@@ -115,6 +117,11 @@ def plan(lab: Lab, request: Request) -> Planned:
             check(lab, name)
         except ConfigError as error:
             problems += error.problems
+    for name in sorted({cell.suite for cell in expanded.cells}):
+        try:
+            suite.check(lab, name)
+        except ConfigError as error:
+            problems += error.problems
     if problems:
         raise ConfigError(problems)
     out = {n: why for n in used if (why := _why_left_out(lab, targets[n]))}
@@ -177,6 +184,8 @@ class Prepared:
     reused: Mapping[str, Reused]
     """Id of a cell that need not be run → the run whose result stands."""
     builds: Mapping[str, Build]
+    suited: Mapping[str, Build]
+    """``BUILD/SUITE`` → what the suite boots of the build, where that is not the build as it is."""
     writer: RunWriter
     retries: int
 
@@ -189,6 +198,7 @@ class Prepared:
                 "cells": [asdict(cell) for cell in self.cells],
                 "costs": dict(self.planned.costs),
                 "builds": {name: asdict(build) for name, build in self.builds.items()},
+                "suited": {name: asdict(build) for name, build in self.suited.items()},
                 "targets": {n: t.config.model_dump(mode="json", by_alias=True) for n, t in self.planned.targets.items()},
             },
             default=str,
@@ -217,7 +227,8 @@ def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], Non
     cells = tuple(replace(cell, build=named[cell.build]) for cell in planned.cells)
     costs = {new.id: planned.costs[old.id] for new, old in zip(cells, planned.cells, strict=True)}
     builds = {build.name: build for build in made.values()}
-    keys = reuse.keys(planned.lab.root, cells, builds, planned.targets, identity.result()) if planned.request.whole else {}
+    suited = _suited(planned.lab, cells, builds, progress)
+    keys = reuse.keys(planned.lab.root, cells, {**builds, **suited}, planned.targets, identity.result()) if planned.request.whole else {}
     tables = {name: _described(planned.lab, build) for name, build in builds.items()}
     # A gate decides by figures, and a cell that is not run has none.
     gated = {name for name, table in tables.items() if any(promise.gate for promise in promises_of(table))}
@@ -237,4 +248,22 @@ def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], Non
         reused=reused,
     )
     to_run = tuple(cell for cell in cells if cell.id not in reused)
-    return Prepared(replace(planned, cells=cells, costs=costs), to_run, reused, builds, writer, planned.lab.config.retries)
+    return Prepared(replace(planned, cells=cells, costs=costs), to_run, reused, builds, suited, writer, planned.lab.config.retries)
+
+
+def _suited(lab: Lab, cells: Sequence[Cell], builds: Mapping[str, Build], progress: Callable[[str], None]) -> dict[str, Build]:
+    """What each suite boots of each build: made now, so that no worker has to with the machine held. ConfigError with the mistakes of
+    all, for instance a module that a kernel does not have."""
+    suited: dict[str, Build] = {}
+    problems: list[Problem] = []
+    for cell in {suited_key(cell): cell for cell in cells}.values():
+        try:
+            build = suite.with_suite(lab, builds[cell.build], cell.suite, progress)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if build is not builds[cell.build]:
+            suited[suited_key(cell)] = build
+    if problems:
+        raise ConfigError(problems)
+    return suited

@@ -16,6 +16,7 @@ from pathlib import Path
 from labctl.config import shipped
 from labctl.machine import registry
 from labctl.model import Build, Cell, Target
+from labctl.run.work import suited_key
 
 _NOT_SOURCE = frozenset({"__pycache__"})
 _DECIDING = ("build", "machine", "parsers", "run", "config.py", "deadline.py", "errors.py", "histogram.py", "model.py", "process.py")
@@ -25,7 +26,9 @@ _HOST = ("cpu", "kernel", "python", "qemu")
 def keys(
     root: Path, cells: Sequence[Cell], builds: Mapping[str, Build], targets: Mapping[str, Target], host: Mapping[str, str]
 ) -> dict[str, str]:
-    """Cell id → ``sha256:HEX`` by which its result may be reused. A repeated cell has none: who repeats wants to see it run."""
+    """Cell id → ``sha256:HEX`` by which its result may be reused. A repeated cell has none: who repeats wants to see it run.
+
+    ``builds`` are by their names, and by ``BUILD/SUITE`` where a suite boots more than the build."""
     common = _digest({"lab": _shared(root), "labctl": _labctl(), "host": {name: host.get(name, "") for name in _HOST}})
     by_suite = {suite: tree_digest(root / "suites" / suite) for suite in {cell.suite for cell in cells}}
     by_build = {
@@ -42,7 +45,7 @@ def keys(
             {
                 "common": common,
                 "suite": by_suite[cell.suite],
-                "build": by_build[cell.build],
+                "build": by_build.get(suited_key(cell)) or by_build[cell.build],
                 "target": by_target[cell.target, cell.channel],
                 "cell": cell.id,
             }

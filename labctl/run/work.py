@@ -21,6 +21,8 @@ class Work:
     cells: tuple[Cell, ...]
     costs: Mapping[str, float | None]
     builds: Mapping[str, Build]
+    suited: Mapping[str, Build]
+    """``BUILD/SUITE`` → what the suite boots of the build, where that is not the build as it is."""
     targets: Mapping[str, Target]
 
     @classmethod
@@ -33,8 +35,13 @@ class Work:
             tuple(Cell(**{**cell, "channel": Channel(cell["channel"])}) for cell in data["cells"]),
             data["costs"],
             {name: _build(fields) for name, fields in data["builds"].items()},
+            {name: _build(fields) for name, fields in data["suited"].items()},
             {name: Target(name, target_config(config)) for name, config in data["targets"].items()},
         )
+
+
+def suited_key(cell: Cell) -> str:
+    return f"{cell.build}/{cell.suite}"
 
 
 def _build(fields: dict[str, Any]) -> Build:

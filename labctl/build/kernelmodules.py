@@ -1,0 +1,169 @@
+"""Modules of the kernel under test for its initramfs: from the package that the kernel came from, or built in.
+
+They lie in the machine where the kernel's own tools look for them (``/lib/modules/RELEASE``, with the part of ``modules.dep`` that is
+about them), so that one ``modprobe`` loads all in the order of their dependencies, and a test may call it too.
+"""
+
+from __future__ import annotations
+
+import lzma
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl.build import apt, cpio, packages
+from labctl.build.cache import Artefact, Cache, Made, now
+from labctl.deadline import Deadline
+from labctl.errors import ConfigError, Problem
+from labctl.model import Build, Provenance
+
+_SUFFIXES = (".ko", ".ko.xz")
+_DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
+_SOFTLY = re.compile(rb"\0softdep=pre: ([^\0:]*)\0")
+_HOOK = "etc/labctl/rc.d/05-modules.sh"
+_LAYOUT = "1"
+"""Changes with what is made of the same package and the same names."""
+
+
+def archive(
+    build: Build, wanted: Iterable[str], where: str, cache: Cache, deadline: Deadline, progress: Callable[[str], None] = lambda _: None
+) -> bytes:
+    """An archive that loads these modules before the machine is ready; empty if the kernel has all of them built in.
+
+    ConfigError about ``where`` (the file that asks) for one that the kernel has neither as a module nor built in, or of which that can't
+    be known; BuildFailed, InfraError and StorageError for the package.
+    """
+    names = tuple(dict.fromkeys(_plain(name) for name in wanted))
+    if not names:
+        return b""
+    made_from = build.provenance
+    if "deb_sha256" in made_from.details:
+        return _of_package(build, names, where, cache, deadline, progress).files["archive"].read_bytes()
+    listing = made_from.details.get("modules_builtin", "")
+    builtin = builtin_names(Path(listing).read_text(errors="replace")) if listing and Path(listing).is_file() else None
+    missing = [name for name in names if builtin is None or name not in builtin]
+    if missing:
+        problem = (
+            f"{build.name} (builder {made_from.builder}) has no modules, and it cannot be known what it has built in"
+            if builtin is None
+            else f"{build.name} (builder {made_from.builder}) has no modules, and {', '.join(missing)} is not built in"
+        )
+        raise ConfigError([Problem(where, "modules", problem, "a kernel of the builder deb, or one that has it built in")])
+    return b""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One that is to be loaded. ``needs`` are the files of all that it needs, what is loaded first last, as ``depmod`` does it."""
+
+    data: bytes
+    needs: tuple[str, ...]
+
+
+def selected(home: Path, wanted: Iterable[str]) -> dict[str, Module]:
+    """Of a folder ``lib/modules/RELEASE`` the modules wanted and those that they need, by their files, each after those.
+
+    A Debian package carries no ``modules.dep``: that is made when it is installed, from what each module says of itself, as here. What a
+    module would like loaded before (``softdep=pre``: ext4's ``crc32c``) is needed too: no udev is there to find it later.
+    LookupError with the name of one that is there neither as a module nor in ``modules.builtin``.
+    """
+    files = {_plain(path.name.partition(".ko")[0]): path for path in sorted(home.glob("kernel/**/*.ko*")) if path.name.endswith(_SUFFIXES)}
+    built_in = builtin_names((home / "modules.builtin").read_text(errors="replace"))
+    chosen: dict[str, Module] = {}
+
+    def add(name: str, asked_by: tuple[str, ...]) -> tuple[str, ...]:
+        """Files to load for a module, it first and what is to be loaded before all last."""
+        if name in asked_by or (name not in files and name in built_in):
+            return ()
+        if name not in files:
+            raise LookupError(name)
+        file = str(files[name].relative_to(home))
+        if file not in chosen:
+            data = _content(files[name])
+            needs: list[str] = []
+            for needed in _depends(data):
+                needs = [each for each in add(needed, (*asked_by, name)) if each not in needs] + needs
+            for liked in _softly(data):
+                provider = liked if liked in files else _by_alias(home, files, liked)
+                if provider is not None:
+                    needs += [each for each in add(provider, (*asked_by, name)) if each not in needs]
+            chosen[file] = Module(data, tuple(needs))
+        return (file, *chosen[file].needs)
+
+    for name in wanted:
+        add(_plain(name), ())
+    return chosen
+
+
+def _of_package(
+    build: Build, names: tuple[str, ...], where: str, cache: Cache, deadline: Deadline, progress: Callable[[str], None]
+) -> Artefact:
+    made_from, details = build.provenance, build.provenance.details
+    package = apt.Package(made_from.source, made_from.version, details["deb_sha256"], details.get("debian_source", ""))
+    identity = {"builder": "kernel-modules", "sha256": package.sha256, "modules": " ".join(names), "layout": _LAYOUT}
+
+    def make(folder: Path) -> Made:
+        root = packages.unpacked(package, folder / "unpacked", cache, deadline, lambda line: progress(f"{build.name}: {line}"))
+        homes = sorted(root.glob("lib/modules/*/modules.builtin"))
+        if len(homes) != 1:
+            raise ConfigError([Problem(where, "modules", f"{package.name} has no modules", "a kernel with modules")])
+        home = homes[0].parent
+        try:
+            files = selected(home, names)
+        except LookupError as error:
+            found = f"{package.name} {package.version} (build {build.name}) has no module {error.args[0]}, and has not built it in"
+            raise ConfigError([Problem(where, "modules", found, "modules of the kernels that the suite runs on")]) from None
+        file = folder / "archive"
+        file.write_bytes(cpio.archive(_entries(home, files, names)) if files else b"")
+        return Made({"archive": file}, package.version, Provenance("kernel-modules", package.name, package.version, built_at=now()))
+
+    return cache.obtain(identity, make, deadline=deadline, progress=progress)
+
+
+def _entries(home: Path, files: Mapping[str, Module], names: tuple[str, ...]) -> Iterable[cpio.Entry]:
+    base = f"lib/modules/{home.name}"
+    lines: list[str] = []
+    for file, module in files.items():
+        yield cpio.file(f"{base}/{_uncompressed(file)}", module.data)
+        lines.append(f"{_uncompressed(file)}:{''.join(f' {_uncompressed(each)}' for each in module.needs)}\n")
+    yield cpio.file(f"{base}/modules.dep", "".join(lines).encode())
+    loadable = {_plain(Path(file).name.partition(".ko")[0]) for file in files}
+    yield cpio.file(_HOOK, f"modprobe -a {' '.join(name for name in names if name in loadable)}\n".encode())
+
+
+def builtin_names(listing: str) -> set[str]:
+    """Names of ``modules.builtin``, with ``_`` for ``-``."""
+    return {_plain(Path(line).stem) for line in listing.split()}
+
+
+def _depends(data: bytes) -> list[str]:
+    found = _DEPENDS.search(data)
+    return [_plain(name) for name in found[1].decode(errors="replace").split(",") if name] if found else []
+
+
+def _softly(data: bytes) -> list[str]:
+    found = _SOFTLY.search(data)
+    return [_plain(name) for name in found[1].decode(errors="replace").split()] if found else []
+
+
+def _by_alias(home: Path, files: Mapping[str, Path], alias: str) -> str | None:
+    """The module that calls itself so too: of several the portable one, which no CPU lacks."""
+    wanted = b"\0alias=" + alias.encode() + b"\0"
+    for name, path in files.items():
+        if path.is_relative_to(home / "kernel/crypto") and wanted in _content(path):
+            return name
+    return None
+
+
+def _content(file: Path) -> bytes:
+    data = file.read_bytes()
+    return lzma.decompress(data) if file.suffix == ".xz" else data
+
+
+def _uncompressed(file: str) -> str:
+    return file.removesuffix(".xz")
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_")
