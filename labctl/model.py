@@ -452,6 +452,17 @@ class TestResult:
     """The traceback or the longer report."""
 
 
+@dataclass(frozen=True, slots=True)
+class MachineEvent:
+    """What the machine's own event log (a BMC's SEL) gained during an attempt."""
+
+    number: int
+    """Of the entry; 0 for what the lab has to say about the log."""
+    at: float
+    """Seconds since the Unix epoch by the machine's clock, 0 where it says none."""
+    text: str
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One try at a cell, as read back from its folder."""
@@ -482,6 +493,7 @@ class Attempt:
     distributions: tuple[Distribution, ...] = ()
     benchmark: bool = False
     """It had the host to itself, for what it measured."""
+    machine_events: tuple[MachineEvent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,14 +35,21 @@ def unended(run: RunResult, result: CellResult) -> str:
 
 
 def counts(run: RunResult) -> dict[Outcome, int]:
-    """Cells by outcome, worst first; outcomes that no cell has are absent."""
-    found = Counter(result.outcome for result in run.cells)
+    """Cells that have an outcome, by it, worst first; outcomes that no cell has are absent."""
+    found = Counter(result.outcome for result in run.cells if not unended(run, result))
     return {outcome: found[outcome] for outcome in _WORDS if found[outcome]}
 
 
 def failures(run: RunResult) -> tuple[CellResult, ...]:
-    """Cells that somebody must look at, by `BAD`, else in the run's order."""
-    return tuple(result for outcome in BAD for result in run.cells if result.outcome is outcome)
+    """Cells that somebody must look at, by `BAD`, else in the run's order. One that was interrupted has failed nobody."""
+    return tuple(result for outcome in BAD for result in run.cells if result.outcome is outcome and not unended(run, result))
+
+
+def open_cells(run: RunResult) -> dict[str, tuple[CellResult, ...]]:
+    """Cells that have no outcome, by what they are instead (`unended`)."""
+    words = {id(result): unended(run, result) for result in run.cells}
+    found = {word: tuple(r for r in run.cells if words[id(r)] == word) for word in (RUNNING, INTERRUPTED, WAITING)}
+    return {word: results for word, results in found.items() if results}
 
 
 def failing_attempt(result: CellResult) -> Attempt | None:
@@ -53,17 +60,16 @@ def failing_attempt(result: CellResult) -> Attempt | None:
 def sentence(run: RunResult) -> str:
     """``3 of 8 cells failed, 5 passed in 1 min 20 s.`` and what else must be known before reading on."""
     of = counts(run)
-    open_cells = Counter(word for result in run.cells if (word := unended(run, result)))
-    of[Outcome.ERROR] = of.get(Outcome.ERROR, 0) - open_cells.total()
+    without = Counter({word: len(results) for word, results in open_cells(run).items()})
     if run.running:
-        told = f"Running, {len(run.cells) - open_cells.total():,} of {len(run.cells):,} cells have ended"
+        told = f"Running, {len(run.cells) - without.total():,} of {len(run.cells):,} cells have ended"
         bad = [f"{of[outcome]:,} {_WORDS[outcome]}" for outcome in BAD if of.get(outcome)]
         return f"{told}{', ' if bad else ''}{', '.join(bad)}; {duration(run.duration_s)} so far."
     if of.get(Outcome.PASS) == len(run.cells):
         told = f"All {len(run.cells):,} cells passed" if len(run.cells) > 1 else "The only cell passed"
     elif run.cells:
         parts = [f"{of[outcome]:,} {word}" for outcome, word in _WORDS.items() if of.get(outcome)]
-        parts += [f"{open_cells[word]:,} {word}" for word in (INTERRUPTED, WAITING) if open_cells[word]]
+        parts += [f"{without[word]:,} {word}" for word in (INTERRUPTED, WAITING) if without[word]]
         told = f"{len(run.cells):,} {'cell' if len(run.cells) == 1 else 'cells'}: {', '.join(parts)}"
     else:
         told = "No cell was run"

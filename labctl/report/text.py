@@ -18,6 +18,7 @@ from labctl.judge.promise import judge
 from labctl.model import SCHEMA, Attempt, CellResult, Milestone, Outcome, RunResult
 from labctl.parsers.crash import BEFORE_LINES
 from labctl.parsers.text import visible
+from labctl.report import machine
 from labctl.report.order import BAD, INTERRUPTED, RUNNING, failing_attempt, failures, sentence, unended
 from labctl.report.printable import excerpt, one_line
 from labctl.report.promises_text import promises_json, promises_table
@@ -36,6 +37,8 @@ MOST_CELLS = 100
 MOST_FAILURES = 20
 """Failures told at length."""
 EXCERPT_LINES = 10
+MOST_EVENTS = 10
+"""Entries of the machines' own event logs."""
 
 _COLUMNS = ("OUTCOME", "BUILD", "TARGET", "SUITE", "READY", "TIME", "TRIES", "WHY")
 _NUMBERS = ("READY", "TIME", "TRIES")
@@ -70,7 +73,7 @@ def show_failures(run: RunResult, *, file: TextIO) -> None:
 
 def _told(run: RunResult) -> tuple[CellResult, ...]:
     """The cells that did not pass, the worst first."""
-    return tuple(result for result in failures(run) if not unended(run, result))
+    return failures(run)
 
 
 def cells_table(run: RunResult) -> RenderableType:
@@ -95,8 +98,17 @@ def cells_table(run: RunResult) -> RenderableType:
     if len(worst_first) > MOST_FAILURES:
         parts.append(Text(f"\n… and {len(worst_first) - MOST_FAILURES:,} failures more: see the report", style="dim"))
     parts += promises_table(judge([run]))
+    parts += _machines(run)
     parts += [Text(""), Text.assemble(_verdict(run), f"  {sentence(run)}")]
     return Group(*parts)
+
+
+def _machines(run: RunResult) -> list[RenderableType]:
+    """What the machines' own event logs gained."""
+    rows = list(machine.event_rows(run))
+    parts: list[RenderableType] = [Text("\nnew in the machines' own event logs:")] if rows else []
+    parts += [_unbroken(Text(f"  {_plain(row['cell'])}: {' '.join(filter(None, (row['at'], row['text'])))}")) for row in rows[:MOST_EVENTS]]
+    return parts + ([Text(f"  … and {len(rows) - MOST_EVENTS:,} more: see the report", style="dim")] if len(rows) > MOST_EVENTS else [])
 
 
 def failure(result: CellResult) -> RenderableType:
@@ -189,11 +201,15 @@ def as_json(run: RunResult, report: Path | None) -> dict[str, Any]:
                         "value": s.value if math.isfinite(s.value) else None,
                         "unit": s.unit,
                         "channel": s.channel.value,
+                        **({"machine": told} if (told := {n: s.conditions[n] for n in machine.READINGS if n in s.conditions}) else {}),
                     }
                     for s in result.samples
                 ],
                 "readings": [
                     {"metric": metric, "params": dict(params), **_reading(found)} for (metric, params), found in readings(result).items()
+                ],
+                "machine_events": [
+                    {"attempt": a.number, "number": e.number, "at": e.at, "text": e.text} for a in result.attempts for e in a.machine_events
                 ],
             }
             for result in run.cells

@@ -29,8 +29,9 @@ from labctl.judge.summary import (
     summarise_tests,
 )
 from labctl.model import Attempt, CellResult, Channel, Milestone, Outcome, Reused, RunResult, TestResult, format_size
+from labctl.report import machine
 from labctl.report.figures import POINTS, Chart, milestones_chart, samples_chart
-from labctl.report.order import BAD, counts, duration, failing_attempt, failures, sentence
+from labctl.report.order import BAD, counts, duration, failing_attempt, failures, open_cells, sentence, unended
 from labctl.report.printable import excerpt, one_line
 from labctl.report.quantity import natural, quantity
 from labctl.report.suites import suites
@@ -81,6 +82,8 @@ def page(run: RunResult, out: Path, raw_base: str) -> dict[str, Any]:
         "run": run,
         "sentence": sentence(run),
         "counts": counts(run),
+        "open_counts": {word: len(results) for word, results in open_cells(run).items()},
+        "without": Some.of(((word, r) for word, results in open_cells(run).items() for r in results), MOST_LISTED),
         "need_a_look": len(bad),
         "when": _when(run.started_at),
         "took": duration(run.duration_s),
@@ -101,6 +104,8 @@ def page(run: RunResult, out: Path, raw_base: str) -> dict[str, Any]:
         "slowest": _slowest(run),
         "tests": Some.of(map(_test, sorted(summarise_tests(run), key=_troubled)), MOST_LISTED),
         "skips": Some.of(_skips(run), MOST_LISTED),
+        "machine_events": Some.of(machine.event_rows(run), MOST_LISTED),
+        "machine_readings": Some.of(machine.reading_rows(summary), MOST_LISTED),
         "left_out": Some.of(run.left_out, MOST_LISTED),
         "reused": Some.of((links.of_reused(r.cell.id, r.reused) for r in run.cells if r.reused), MOST_LISTED),
         "host": [(key, _host_value(key, value)) for key, value in run.host.items()],
@@ -189,13 +194,13 @@ def _matrices(run: RunResult, anchors: Mapping[int, str]) -> Iterator[Shown]:
             trouble_of["target", target] += found
         rows = _axis("build", {build for build, _ in points}, trouble_of, MOST_ROWS)
         columns = _axis("target", {target for _, target in points}, trouble_of, MOST_COLUMNS)
-        outcomes = Counter(result.outcome for results in points.values() for result in results)
+        outcomes = Counter(result.outcome for results in points.values() for result in results if not unended(run, result))
         yield {
             "suite": suite,
             "channel": channel,
             "counts": {outcome: outcomes[outcome] for outcome in _WORST_FIRST if outcomes[outcome]},
             "columns": columns,
-            "rows": [(build, [_point(points.get((build, target)), anchors) for target in columns.items]) for build in rows.items],
+            "rows": [(build, [_point(run, points.get((build, target)), anchors) for target in columns.items]) for build in rows.items],
             "rows_more": rows.more,
         }
 
@@ -213,13 +218,14 @@ def _axis(kind: str, names: set[str], trouble: Counter[tuple[str, str]], most: i
     return Some.of(sorted(names, key=lambda name: (-trouble[kind, name], natural(name))), most)
 
 
-def _point(results: Sequence[CellResult] | None, anchors: Mapping[int, str]) -> Shown | None:
+def _point(run: RunResult, results: Sequence[CellResult] | None, anchors: Mapping[int, str]) -> Shown | None:
     if not results:
         return None
     worst = min(results, key=lambda r: _WORST_FIRST.index(r.outcome))
     same = sum(r.outcome is worst.outcome for r in results)
     return {
         "outcome": worst.outcome,
+        "open": unended(run, worst),
         "anchor": anchors.get(id(worst), ""),
         "count": f"{same} of {len(results)}" if len(results) > 1 else "",
         "took": "reused" if all(r.reused for r in results) else duration(max(r.duration_s for r in results)),

@@ -15,7 +15,20 @@ from typing import Any
 
 from labctl.config import nearest
 from labctl.errors import ConfigError, Problem, StorageError
-from labctl.model import SCHEMA, Attempt, Cell, CellResult, Distribution, LeftOut, Outcome, Reused, RunResult, Sample, TestResult
+from labctl.model import (
+    SCHEMA,
+    Attempt,
+    Cell,
+    CellResult,
+    Distribution,
+    LeftOut,
+    MachineEvent,
+    Outcome,
+    Reused,
+    RunResult,
+    Sample,
+    TestResult,
+)
 from labctl.store import layout, records
 from labctl.store.disk import MOST_DOCUMENT, claimed, lines, open_regular, storage_error
 from labctl.store.outcome import INTERRUPTED, RUNNING, WAITING, WORKER_DIED, cell_outcome
@@ -290,6 +303,7 @@ def _read_attempt(folder: Path, number: int, unended: str) -> tuple[Attempt, flo
     milestones: dict[str, float] = {}
     first_boot: int | None = None
     stamps: tuple[tuple[float, str], ...] = ()
+    machine_events: list[MachineEvent] = []
     end: Mapping[str, Any] | None = None
     waiting_since: float | None = None
     waited = 0.0
@@ -320,6 +334,9 @@ def _read_attempt(folder: Path, number: int, unended: str) -> tuple[Attempt, flo
                         milestones.setdefault(name, seconds)
                 case "phases":
                     stamps = stamps or records.stamps(fields.get("stamps"))
+                case "machine":
+                    number_of, at = records.integer(fields.get("number"), 0), records.seconds(fields.get("at"), 0.0)
+                    machine_events.append(MachineEvent(number_of, at, records.text(fields.get("text"))))
                 case "end":
                     records.choice(Outcome, fields.get("outcome"))
                     end = fields
@@ -347,6 +364,7 @@ def _read_attempt(folder: Path, number: int, unended: str) -> tuple[Attempt, flo
         waited_s=waited,
         distributions=tuple(distributions),
         benchmark=benchmark,
+        machine_events=tuple(machine_events),
     )
     return attempt, until, skipped
 

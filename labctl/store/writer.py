@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from labctl.errors import MeasurementInvalid, StorageError
-from labctl.model import SCHEMA, Cell, Distribution, LeftOut, Outcome, Reused, RunResult, Sample, TestResult
+from labctl.model import SCHEMA, Cell, Distribution, LeftOut, MachineEvent, Outcome, Reused, RunResult, Sample, TestResult
 from labctl.store import layout, records
 from labctl.store.disk import LineFile, make_folder, storage_error, write_atomically
 from labctl.store.reader import end_record, read_run
@@ -198,6 +198,10 @@ class AttemptWriter:
     def distribution(self, found: Distribution) -> None:
         """Many observations were counted."""
         self.event("histogram", **records.distribution_record(found))
+
+    def machine_event(self, event: MachineEvent) -> None:
+        """The machine's own event log has gained an entry."""
+        self.event("machine", number=event.number, at=event.at, text=records.clip(event.text))
 
     def finish(self, outcome: Outcome, *, reason: str = "", error: str = "", excerpt: str = "", reproduce: str = "") -> None:
         """The attempt's own outcome, which stands whatever its tests say. ``error`` is the name of the error's class."""

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pytest
 
 from labctl.errors import StorageError
-from labctl.model import Cell, CellResult, Outcome
+from labctl.model import Cell, CellResult, MachineEvent, Outcome
 from labctl.report.html import write_html
 from labctl.report.view import MOST_TOLD
 from labctl.report.write import write_reports
@@ -192,3 +192,34 @@ def test_a_full_disk_leaves_the_report_before(tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="No space left"):
             write_html(ordinary_run(tmp_path), out)
     assert out.read_text() == "the one before"
+
+
+def test_what_was_interrupted_is_no_failure(tmp_path: Path) -> None:
+    run = ordinary_run(tmp_path)
+    first, second = run.cells[:2]
+    words = "the run was interrupted in the middle of this attempt"
+    cut = replace(first, outcome=Outcome.ERROR, reason=words, attempts=(replace(first.attempts[0], outcome=Outcome.ERROR, complete=False),))
+    never = replace(second, outcome=Outcome.ERROR, reason="was not begun", attempts=())
+    run = replace(run, cells=(cut, never, *run.cells[2:]), outcome=Outcome.ERROR, interrupted=True)
+    page = page_of(write_html(run, tmp_path / "report.html"))
+    assert not [a for a in page.all("a") if a.get("href") == "#failures"]
+    assert "Without an outcome" in page.text
+    assert words in page.text
+    assert "was not begun" in page.text
+    assert f"{len(run.cells) - 2} pass" in " ".join(page.text.split())
+
+
+def test_what_the_machine_said_of_itself(tmp_path: Path) -> None:
+    run = ordinary_run(tmp_path)
+    first = run.cells[0]
+    event = MachineEvent(7, 1_700_000_000.0, "temperature, sensor 1: <b>asserted</b>")
+    conditions = {"load1": 1.0, "machine_degc": 45.0, "machine_watts": 180.5}
+    samples = tuple(replace(s, conditions=conditions) for s in first.attempts[0].samples)
+    told = replace(first, attempts=(replace(first.attempts[0], machine_events=(event,), samples=samples),))
+    run = replace(run, cells=(told, *run.cells[1:]))
+    text = page_of(write_html(run, tmp_path / "report.html")).text
+    assert "temperature, sensor 1: <b>asserted</b>" in text
+    assert "2023-11-14 22:13:20" in text
+    assert "45 °C" in text
+    assert "180.5 W" in text
+    assert "What the machines said" not in page_of(write_html(ordinary_run(tmp_path), tmp_path / "report.html")).text

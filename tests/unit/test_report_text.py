@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from labctl.model import Outcome, RunResult
+from labctl.model import MachineEvent, Outcome, RunResult
 from labctl.report.order import duration, sentence
 from labctl.report.text import EXCERPT_LINES, MOST_CELLS, MOST_FAILURES, as_json, cells_table, show, show_failures
 from tests.report_runs import HOSTILE, QEMU, failing_run, hostile_run, large_run, ordinary_run
@@ -164,6 +164,7 @@ def test_json_is_what_was_promised() -> None:
         "reused_from",
         "samples",
         "readings",
+        "machine_events",
     ]
     assert cell["id"] == "debian-cloud/qemu-1c-512m/boot"
     assert cell["attempts"] == 1
@@ -207,3 +208,16 @@ def test_a_cell_that_did_not_end_is_no_error_of_the_lab() -> None:
 
 def test_durations_read_well() -> None:
     assert [duration(s) for s in (0.84, 12.34, 59.96, 245, 7380)] == ["0.84 s", "12.3 s", "60.0 s", "4 min 05 s", "2 h 03 min"]
+
+
+def test_what_the_machines_logged_is_told() -> None:
+    run = ordinary_run(FOLDER)
+    first = run.cells[0]
+    entries = tuple(MachineEvent(n, 0.0, f"temperature, sensor {n}: asserted\x1b[2J") for n in range(1, 14))
+    told = replace(first, attempts=(replace(first.attempts[0], machine_events=entries),))
+    run = replace(run, cells=(told, *run.cells[1:]))
+    text = printed(run)
+    assert "temperature, sensor 1: asserted" in text
+    assert "\x1b[2J" not in text
+    assert "… and 3 more" in text
+    assert as_json(run, None)["cells"][0]["machine_events"][0]["number"] == 1
