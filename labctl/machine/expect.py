@@ -37,11 +37,14 @@ class ConsoleExpect(SpawnBase):  # type: ignore[misc]  # pexpect has no types
         logfile: IO[Any] | None = None,
         encoding: str | None = None,
         codec_errors: str = "strict",
+        in_vain: Callable[[int], Exception | None] = lambda _: None,
     ) -> None:
-        """``write`` types on the console. ``since``: offset in the transcript at which to begin, its end if absent."""
+        """``write`` types on the console. ``since``: offset in the transcript at which to begin, its end if absent. ``in_vain``: what to
+        raise instead of TIMEOUT, given the offset from which nothing matched; None: TIMEOUT it is."""
         super().__init__(timeout, maxread, searchwindowsize, logfile, encoding, codec_errors)
         self._transcript = transcript
         self._write = write
+        self._in_vain = in_vain
         self._cursor = transcript.size if since is None else since
         # pexpect sleeps before each send and after each read for the sake of ptys; here there is nothing to wait for.
         self.delaybeforesend = None
@@ -88,7 +91,13 @@ class ConsoleExpect(SpawnBase):  # type: ignore[misc]  # pexpect has no types
         if kw.get("async_") or kw.get("async") or any(args[3:]):
             raise TypeError("a console cannot be expected with async_")
         self.match_time_ns = None
-        index = search(*args, **kw)
+        began = self._cursor
+        try:
+            index = search(*args, **kw)
+        except TIMEOUT:
+            if (better := self._in_vain(began)) is not None:
+                raise better from None
+            raise
         if self.match is not EOF and self.match is not TIMEOUT:
             self.match_time_ns = self._transcript.time_of(max(0, self._match_end() - 1))
         return index

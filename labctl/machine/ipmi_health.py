@@ -19,6 +19,8 @@ _THRESHOLD = 1
 _UNITS = {1: "degC", 4: "V", 5: "A", 6: "W", 18: "rpm"}
 """IPMI 2.0, table 43-15: those that a machine's health is told in."""
 SAMPLED = {"degC": "machine_degc", "W": "machine_watts"}
+_ENTRY = 16
+"""Bytes of an entry of the log."""
 _LATEST = 0xFFFF
 _END = 0xFFFF
 _NOT_THERE = (0xC9, 0xCB)
@@ -86,6 +88,12 @@ def events(bmc: pyipmi.Ipmi, after: int) -> tuple[HealthEvent, ...]:
         entry, following = bmc.get_sel_entry(following)
         found.append(_event(entry))
     return tuple(found)
+
+
+def log_is_full(bmc: pyipmi.Ipmi) -> bool:
+    """Whether the event log has no room, or has dropped entries for the want of it. Get SEL Info: IPMI 2.0, 31.2."""
+    info = bmc.send_message_by_name("GetSelInfo")
+    return bool(info.operation_support.overflow_flag or info.free_bytes < _ENTRY)
 
 
 def _event(entry: Any) -> HealthEvent:

@@ -97,6 +97,19 @@ class Line:
         except Broken as broken:
             raise ConsoleLost(f"what was typed did not all arrive: {broken}", target=self.target) from None
 
+    def prove(self, deadline: Deadline) -> None:
+        """Type a NUL, and wait for so long whether the connection breaks of it."""
+        connection = self._connection
+        if connection is None or self.transcript.ended is not None:
+            return
+        try:
+            connection.write(b"\0", deadline)
+        except Broken as broken:
+            self._suspect = str(broken)
+        with self._changed:
+            while self._connection is connection and not self._stop.is_set() and not deadline.expired:
+                self._changed.wait(deadline.left)
+
     def detach(self) -> None:
         """Read what is there already, then let go. The transcript ends."""
         thread, checker = self._thread, self._checker
@@ -132,11 +145,11 @@ class Line:
                     return
                 except Broken as broken:
                     reason = str(broken)
+                    self.transcript.gap(f"the console's connection broke ({reason}): bytes may be missing here")
                     self._set(None)
                 finally:
                     connection.close()
                 breaks.append(time.monotonic())
-                self.transcript.gap(f"the console's connection broke ({reason}): bytes may be missing here")
                 if len(breaks) == OFTEN and breaks[-1] - breaks[0] < OFTEN_S:
                     raise ConsoleLost(f"the console broke {OFTEN} times in {OFTEN_S:g} s: {reason}", target=self.target)
                 connection = self._reconnect(reason)

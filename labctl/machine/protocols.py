@@ -97,6 +97,9 @@ class Health(Protocol):
     def events(self, after: int, deadline: Deadline) -> tuple[HealthEvent, ...]:
         """What was logged after that entry, oldest first. ManagementError."""
 
+    def log_is_full(self, deadline: Deadline) -> bool:
+        """What happens from now on is not logged. ManagementError."""
+
     def inventory(self, deadline: Deadline) -> Mapping[str, str]:
         """``manufacturer``, ``product``, ``serial``: those that it tells. ManagementError."""
 
@@ -113,6 +116,15 @@ class Console(Protocol):
 
     def detach(self) -> None:
         """Stop reading; everything read is in the transcript."""
+
+
+@runtime_checkable
+class Proves(Protocol):
+    """A Console that may have gone deaf without a word, and can be asked (`isinstance` tells)."""
+
+    def prove(self, deadline: Deadline) -> None:
+        """Type a NUL, which means nothing to a terminal: if that is not taken, there is a gap in the transcript afterwards. For a machine
+        from which something was expected in vain."""
 
 
 @runtime_checkable

@@ -23,6 +23,7 @@ from labctl.errors import (
     KernelCrash,
     LabctlError,
     ManagementError,
+    PowerError,
     Problem,
     TargetFailure,
     TargetHung,
@@ -31,7 +32,7 @@ from labctl.machine.boot import Boot, explain, wait_for_ready
 from labctl.machine.expect import ConsoleExpect
 from labctl.machine.nics import mac
 from labctl.machine.power import power_cycle
-from labctl.machine.protocols import Carries, CommandResult, Counter, Deploy, DriverContext, Files, Shell
+from labctl.machine.protocols import Carries, CommandResult, Counter, Deploy, DriverContext, Files, Proves, Shell
 from labctl.machine.registry import Machine, assemble
 from labctl.machine.transcript import ConsoleEnded, Transcript
 from labctl.machine.wires import Wire
@@ -197,6 +198,8 @@ class Session:
                 target=self.target.name,
             )
         except TargetFailure as failure:
+            if not isinstance(failure, KernelCrash) and (deaf := self._deaf(self._since)):
+                raise ConsoleLost(f"{deaf}; without them: {failure.message}", target=self.target.name, tail=failure.tail) from None
             self._arrived(ready=False)  # what did not arrive says nothing about the build
             self.failure = failure
             raise
@@ -311,7 +314,21 @@ class Session:
     def expect(self) -> ConsoleExpect:
         """The console as pexpect knows it, from here on."""
         self.booted()
-        return ConsoleExpect(self.transcript, self.machine.console.write)
+        return ConsoleExpect(self.transcript, self.machine.console.write, in_vain=self._in_vain)
+
+    def _in_vain(self, offset: int) -> LabctlError | None:
+        """A better reason than time why nothing came after that byte of the transcript: the lab's, or a crash; None if there is none."""
+        deaf = self._deaf(offset)
+        fallback = ConsoleLost(deaf, target=self.target.name, tail=self.transcript.tail(10, offset)) if deaf else None
+        unknown = TargetHung("", target=self.target.name)
+        found = explain(self.transcript, self._since, fallback or unknown)
+        return None if found is unknown else found
+
+    def _deaf(self, offset: int) -> str:
+        """Why bytes of the console may be missing after ``offset``; empty if it has heard all, as far as it can be asked."""
+        if not self.transcript.gap_since(offset) and isinstance(console := self.machine.console, Proves):
+            console.prove(Deadline.after(POWER_DEADLINE))
+        return self.transcript.gap_since(offset)
 
     def power_off(self, command: str = "poweroff -f", *, deadline: float = POWER_DEADLINE) -> float:
         """Have the machine power itself off by ``command``; returns when it is seen to be off, with the seconds that took.
@@ -368,7 +385,13 @@ class Session:
         try:
             self.watcher.status("powering off")
         finally:  # also where whoever watches has failed, such as a full disk
-            self.machine.power.off(Deadline.after(POWER_DEADLINE))
+            try:
+                self.machine.power.off(Deadline.after(POWER_DEADLINE))
+            except (PowerError, ManagementError) as error:
+                # A machine that is left on costs more than a second try; the fault is told all the same.
+                self.transcript.note(f"powered off again: {error.message}")
+                self.machine.power.off(Deadline.after(POWER_DEADLINE))
+                raise
 
     def _release(self) -> None:
         if isinstance(deploy := self.machine.roles.get(Deploy), Carries):

@@ -16,7 +16,7 @@ from labctl.machine.boot import Boot
 from labctl.machine.group import Machines
 from labctl.machine.protocols import Health, Power
 from labctl.machine.session import Session, Watcher
-from labctl.model import Build, Cell, Outcome, Target, TestResult
+from labctl.model import Build, Cell, MachineEvent, Outcome, Target, TestResult
 from labctl.run.equip import equipped
 from labctl.run.work import Work, suited_key
 from labctl.store.outcome import attempt_outcome
@@ -28,6 +28,7 @@ WAIT_DEADLINE = 3600.0
 HEALTH_DEADLINE = 10.0
 """Seconds that a BMC may take for its sensors or its event log."""
 
+_LOG_FULL = "the event log is full: what happens is not logged any more, until somebody clears it (ipmitool sel clear)"
 FAILED = (Outcome.FAIL, Outcome.ERROR, Outcome.INVALID)
 
 
@@ -172,7 +173,9 @@ class CellAttempt:
             return
         with suppress(InfraError):
             for event in self._health.events(self._logged, Deadline.after(HEALTH_DEADLINE)):
-                self.record.event("machine", number=event.number, at=event.at, text=event.text)
+                self.record.machine_event(MachineEvent(event.number, event.at, event.text))
+            if self._health.log_is_full(Deadline.after(HEALTH_DEADLINE)):
+                self.record.machine_event(MachineEvent(0, 0.0, _LOG_FULL))
 
     def _waits(self, why: str) -> None:
         self.record.status("waiting", why=why)

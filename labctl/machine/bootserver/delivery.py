@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from labctl.errors import ConfigError, DeployError, Problem
+from labctl.errors import ConfigError, ConsoleLost, DeployError, Problem
 from labctl.machine.bootserver import loader
 from labctl.machine.bootserver.offer import Fetch, File, Offer, Shelf, describe
 from labctl.machine.bootserver.script import PARTS, boot_script
@@ -122,7 +122,8 @@ class Delivery:
                 raise self._lost(fetch)
 
     def arrived(self, ready: bool) -> None:
-        """Once the boot has ended, well or not: DeployError unless the loader found everything as it was sent."""
+        """Once the boot has ended, well or not: DeployError unless the loader found everything as it was sent; ConsoleLost if it may have
+        said so, and was not heard."""
         said = self._check_words()
         assert self.offer is not None  # noqa: S101  # for the type checker
         wanted = {part: file.digest for part, file in self.offer.files.items() if part in PARTS}
@@ -143,6 +144,8 @@ class Delivery:
                 raise self._lost(fetched[part])
         if self._is_uefi:
             return
+        if gap := self.transcript.gap_since(self._since):
+            raise ConsoleLost(f"{gap}; what the loader found of the files is not known", target=self.target, tail=self.transcript.tail(10))
         raise self._failed("all of it was fetched, and the loader that checks it did not start")
 
     @property

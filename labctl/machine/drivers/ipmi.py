@@ -50,7 +50,7 @@ class Ipmi:
 
     @staticmethod
     def occupies(options: Mapping[str, Any]) -> str:
-        return f"the BMC {options.get('host')}:{options.get('port', 623)}"
+        return f"the BMC {str(options.get('host')).lower()}:{options.get('port', 623)}"
 
     @property
     def _address(self) -> Address:
@@ -120,6 +120,10 @@ class Ipmi:
     def events(self, after: int, deadline: Deadline) -> tuple[HealthEvent, ...]:
         with session(self._address, deadline) as bmc:
             return ipmi_health.events(bmc, after)
+
+    def log_is_full(self, deadline: Deadline) -> bool:
+        with session(self._address, deadline) as bmc:
+            return ipmi_health.log_is_full(bmc)
 
     def inventory(self, deadline: Deadline) -> Mapping[str, str]:
         with session(self._address, deadline) as bmc:
