@@ -1,5 +1,8 @@
 """One owner for each target, or ``instances`` of it, across processes and users of one host. A dead owner frees it at once.
 
+A machine that drivers reach at an address (a BMC, an outlet, a serial port) is owned by that address besides, so that two labs which
+describe it under different names exclude each other.
+
 A lease is (target, slot, fence): the fence grows with each owner of the target, so that whoever keeps state beside the target can
 refuse a former owner.
 """
@@ -12,13 +15,13 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
 from labctl.deadline import Deadline
 from labctl.errors import TargetBusy
-from labctl.machine import standing
+from labctl.machine import registry, standing
 from labctl.machine.lockfile import LockFile, attempts, open_lock_file, peek, printable, user_name
 from labctl.model import Target
 
@@ -79,7 +82,10 @@ def hold(
         holder = Holder(user_name(), os.getpid(), time.time(), printable(why), slot)
         file.write_record(1 + slot, asdict(holder))
         try:
-            yield Lease(target.name, slot, _next_fence(file, deadline), holder)
+            with ExitStack() as stack:
+                for address in registry.occupied(target):  # in one order everywhere, so that no two wait for each other
+                    stack.enter_context(_address(address, target.name, lab_root, holder, deadline, on_wait))
+                yield Lease(target.name, slot, _next_fence(file, deadline), holder)
         finally:
             file.clear_record(1 + slot)
 
@@ -113,10 +119,32 @@ def hold_all(
         yield tuple(leases)
 
 
+@contextmanager
+def _address(
+    address: str, target: str, lab_root: Path, holder: Holder, deadline: Deadline, on_wait: Callable[[str], None] | None
+) -> Iterator[None]:
+    """Own what stands at an address of this host or network, whatever lab names it."""
+    with open_lock_file(_address_file(address), deadline) as file:
+        _wait_for_slot(file, f"{target} ({address})", 1, deadline, on_wait)
+        why = printable(f"{holder.why} (target {target} of {os.path.realpath(lab_root)})")
+        file.write_record(1, asdict(replace(holder, slot=0, why=why)))
+        try:
+            yield
+        finally:
+            file.clear_record(1)
+
+
 def holders(target: Target, lab_root: Path) -> list[Holder]:
-    """Who holds the target now, by slot; only the living. Takes no lock, disturbs no one."""
+    """Who holds the target now, by slot, then who holds its machine as a target of another name or lab; only the living. Takes no lock,
+    disturbs no one."""
     with peek(_file_name(target.name, lab_root)) as file:
-        return [] if file is None else _living(file, target.config.instances)
+        found = [] if file is None else _living(file, target.config.instances)
+    ours = {holder.pid for holder in found}
+    for address in registry.occupied(target):
+        with peek(_address_file(address)) as file:
+            found += [] if file is None else [other for other in _living(file, 1) if other.pid not in ours]
+            ours |= {holder.pid for holder in found}
+    return found
 
 
 def _wait_for_slot(file: LockFile, name: str, instances: int, deadline: Deadline, on_wait: Callable[[str], None] | None) -> int:
@@ -176,6 +204,11 @@ def _age(seconds: float) -> str:
     if seconds < 90:
         return f"{max(0.0, seconds):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
+
+
+def _address_file(address: str) -> str:
+    digest = hashlib.sha256(os.fsencode(address)).hexdigest()[:16]
+    return f"{re.sub(r'[^A-Za-z0-9._+-]', '_', address)[:48]}-{digest}.machine.lock"
 
 
 def _file_name(target: str, lab_root: Path) -> str:

@@ -168,17 +168,31 @@ def on_channel(target: Target, channel: Channel) -> Target:
     return Target(target.name, config)
 
 
+def occupied(target: Target) -> tuple[str, ...]:
+    """What only one owner on the host can use at a time, whatever lab describes it: what the drivers name in ``occupies(options)``, such as
+    a BMC, an outlet, a serial port. Empty for an emulated machine."""
+    found: set[str] = set()
+    for part in target.parts:
+        for name, options in part.config.drivers.items():
+            says = getattr(load(name), "occupies", None)
+            if callable(says):
+                found.add(says(options))
+    return tuple(sorted(found))
+
+
 def check_together(targets: Sequence[Target]) -> None:
     """What targets must not share: the BMC or the outlet that a driver names in ``occupies(options)``. ConfigError with every pair."""
     problems: list[Problem] = []
     taken: dict[str, str] = {}
+    told: set[tuple[str, str]] = set()
     # A target of several machines shares with those that its own file names, and with nobody else.
     for part in (part for target in targets for part in target.parts):
         for name, options in part.config.drivers.items():
             says = getattr(load(name), "occupies", None)
             thing = says(options) if callable(says) else None
-            if thing is None or taken.setdefault(thing, part.name) == part.name:
+            if thing is None or taken.setdefault(thing, part.name) == part.name or (thing, part.name) in told:
                 continue
+            told.add((thing, part.name))  # by two drivers: once is enough
             problems.append(Problem(_where(part), f"drivers.{name}", f"names {thing}, as target {taken[thing]} does", "one target each"))
     if problems:
         raise ConfigError(problems)

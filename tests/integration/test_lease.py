@@ -410,3 +410,47 @@ def test_those_who_gather_do_not_wait_for_each_other_for_ever(tmp_path: Path) ->
     for thread in threads:
         thread.join(60)
     assert sorted(done) == [0, 1, 2, 3]
+
+
+# --- one server in two labs --------------------------------------------------------------------------------------------------
+
+
+def rack(name: str, **drivers: dict[str, object]) -> Target:
+    """A real server as a lab describes it."""
+    bmc = {"host": "bmc7.example", "user": "admin", "password": "env:BMC"}
+    return Target(name, TargetConfig.model_validate({"schema": 1, "cpus": 1, "memory": "64M", "drivers": drivers or {"ipmi": bmc}}))
+
+
+def test_two_labs_that_describe_one_server_exclude_each_other(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    same = {"host": "BMC7.example", "port": 623, "user": "root", "password": "env:OTHER"}
+    said: list[str] = []
+    with hold(rack("rack7"), ours, why="a run of ours", deadline=Deadline.after(5)):
+        with (
+            pytest.raises(TargetBusy, match=rf"spare \(the BMC bmc7.example:623\) is held by .*a run of ours \(target rack7 of {ours}\)"),
+            hold(rack("spare", sol=same), theirs, why="a run of theirs", deadline=Deadline.after(0.2), on_wait=said.append),
+        ):
+            pytest.fail("it was had twice")
+        assert said
+        assert [holder.why for holder in holders(rack("spare", sol=same), theirs)] == [f"a run of ours (target rack7 of {ours})"]
+        assert len(holders(rack("rack7"), ours)) == 1
+        with hold(rack("other", ipmi={**same, "port": 6230}), theirs, why="another machine", deadline=Deadline.after(0.2)):
+            pass
+    with hold(rack("spare", sol=same), theirs, why="now", deadline=Deadline.after(0.2)):
+        pass
+
+
+def test_a_dead_owner_in_another_lab_frees_the_server(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        with hold(rack("rack7"), tmp_path / "ours", why="to be killed", deadline=Deadline.after(5)):
+            os.write(write, b"!")
+            time.sleep(60)
+        os._exit(0)
+    assert os.read(read, 1) == b"!"
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(read)
+    os.close(write)
+    with hold(rack("spare"), tmp_path / "theirs", why="after it", deadline=Deadline.after(5)):
+        assert [holder.why.split(" (")[0] for holder in holders(rack("rack7"), tmp_path / "ours")] == ["after it"]

@@ -11,10 +11,11 @@ import os
 import select
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -88,6 +89,12 @@ class Serial:
 
     def __post_init__(self) -> None:
         self._line = Line(self.transcript, self.context.target.name, self._connect)
+
+    @staticmethod
+    def occupies(options: Mapping[str, Any]) -> str:
+        """A port of this host may have several names."""
+        port = str(options.get("port"))
+        return f"the serial port {os.path.realpath(port) if port.startswith('/') else port.lower()}"
 
     def attach(self, deadline: Deadline) -> None:
         self._line.attach(deadline)
