@@ -132,7 +132,7 @@ def download(package: Package, folder: Path, cache: Cache, deadline: Deadline) -
         owned=True,
     )
     if done.status != 0:
-        if _gone(done):
+        if is_gone(done):
             raise BuildFailed(
                 f"{package.name} {package.version} is in apt's lists but no longer in the archive", tail=done.err.strip(), remedy=UPDATE
             )
@@ -246,7 +246,7 @@ def _package(value: Any) -> Package | None:
     return package if all(isinstance(v, str) for v in (package.name, package.version, package.sha256, package.source)) else None
 
 
-def _gone(done: Completed) -> bool:
+def is_gone(done: Completed) -> bool:
     return any(
         sign in done.err
         for sign in ("404 ", "Unable to locate package", "was not found", "Can't find a source to download", "File not found")

@@ -88,8 +88,9 @@ class FromTree:
         except image.NotAKernel as error:
             raise BuildFailed(f"{source}: what make {options.target} left is not a kernel: it {error}") from None
         tree = TreeState(plan.identity["commit"], plan.identity["changes"])
+        listing = output / "modules.builtin"
         return Made(
-            {"kernel": kernel},
+            {"kernel": kernel, **({"modules.builtin": listing} if listing.is_file() else {})},
             found.release or release,
             Provenance(
                 builder="make",

@@ -102,6 +102,8 @@ class _Work:
             own = initramfs.base(self.recipe.arch, self.context.cache, self.context.deadline, self.context.progress)
             initrd, initrd_digest = own.files["initrd"], own.digests["initrd"]
             details["busybox"] = own.version
+        if (listing := made.files.get("modules.builtin")) is not None:
+            details["modules_builtin"] = str(listing)
         if initrd_digest:
             details["initrd_digest"] = initrd_digest
         build = Build(

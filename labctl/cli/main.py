@@ -27,6 +27,7 @@ VERBS = {
     "targets": "List, show and check the machines.",
     "build": "Obtain builds.",
     "builds": "List the builds, and what the cache holds of them.",
+    "tools": "List and build programs for the machine.",
     "profile": "Say where a boot's instructions went, and which functions grew.",
     "console": "Boot a target and talk to its console.",
     "power": "Switch a target on and off, cycle and reset it.",

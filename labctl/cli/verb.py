@@ -131,6 +131,10 @@ def complete_matrix(incomplete: str) -> list[str]:
     return _names("matrix_files", incomplete)
 
 
+def complete_tool(incomplete: str) -> list[str]:
+    return _names("tool_files", incomplete)
+
+
 def complete_run(incomplete: str) -> list[str]:
     from labctl.config import Lab
     from labctl.store.reader import list_runs

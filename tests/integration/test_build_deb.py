@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import itertools
 import os
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -20,80 +16,10 @@ from labctl.build import debversion
 from labctl.build.obtain import describe, obtain
 from labctl.config import Lab
 from labctl.errors import BuildFailed, ConfigError, HostToolMissing, InfraError, StorageError
+from tests.debian_archive import Archive
 from tests.kernels import bzimage
 
 pytestmark = pytest.mark.skipif(not shutil.which("apt-get"), reason="the host has no apt")
-
-CONFIG = 'CONFIG_64BIT=y\nCONFIG_CC_VERSION_TEXT="gcc-12 (Debian) 12.2.0"\n'
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
-
-
-class Archive:
-    """A Debian archive in a folder, served over HTTP, and an apt that knows no other."""
-
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.pool = root / "archive"
-        self.apt = root / "apt"
-        self.pool.mkdir()
-        for folder in ("etc/preferences.d", "lists/partial", "cache/archives/partial"):
-            (self.apt / folder).mkdir(parents=True)
-        (self.apt / "status").touch()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(self.pool)))
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        port = self.server.server_address[1]
-        (self.apt / "etc/sources.list").write_text(f"deb [trusted=yes] http://127.0.0.1:{port} ./\n")
-        config = self.apt / "apt.conf"
-        config.write_text(
-            f'Dir::Etc "{self.apt}/etc/"; Dir::State "{self.apt}"; Dir::State::status "{self.apt}/status";\n'
-            f'Dir::State::lists "{self.apt}/lists/";\n'
-            f'Dir::Cache "{self.apt}/cache/"; APT::Architecture "amd64"; APT::Architectures {{ "amd64"; }};\n'
-            'Acquire::http::Proxy "DIRECT"; Acquire::Languages "none"; APT::Sandbox::User "root"; Acquire::Retries "0";\n'
-        )
-        monkeypatch.setenv("APT_CONFIG", str(config))
-        self.records: dict[str, str] = {}
-        self.updates = 0
-
-    def put(self, name: str, version: str, kernel: bytes | None = None, depends: str = "kmod") -> None:
-        """Build a package and list it; without ``kernel`` one that holds a kernel of the release that its name says."""
-        release = name.removeprefix("linux-image-").removesuffix("-unsigned")
-        folder = self.pool.parent / "package"
-        shutil.rmtree(folder, ignore_errors=True)
-        (folder / "boot").mkdir(parents=True)
-        (folder / "DEBIAN").mkdir()
-        (folder / f"boot/vmlinuz-{release}").write_bytes(bzimage(release) if kernel is None else kernel)
-        (folder / f"boot/config-{release}").write_text(CONFIG)
-        control = f"Package: {name}\nSource: linux-signed ({version})\nVersion: {version}\nArchitecture: amd64\nMaintainer: T <t@test>\n"
-        control += f"Depends: {depends}\nDescription: test\n more\n"
-        (folder / "DEBIAN/control").write_text(control)
-        file = self.pool / f"{name}_{version.replace(':', '')}_amd64.deb"
-        subprocess.run(["dpkg-deb", "-Znone", "-b", "--root-owner-group", str(folder), str(file)], check=True, capture_output=True)
-        data = file.read_bytes()
-        self.records[f"{name} {version}"] = (
-            f"{control}Filename: ./{file.name}\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n"
-        )
-
-    def update(self) -> None:
-        """What the archive's master and then the user do: list the packages, ``apt-get update``."""
-        packages = "\n".join(self.records.values()).encode()
-        # A list of the same second as the one before counts as the same list: time goes on by one for each.
-        self.updates += 1
-        for file in ("Packages", "Packages.gz"):
-            (self.pool / file).write_bytes(packages if file == "Packages" else gzip.compress(packages))
-            os.utime(self.pool / file, (1.7e9 + self.updates,) * 2)
-        subprocess.run(["apt-get", "update"], check=True, capture_output=True)
-
-    def remove(self, name: str, version: str, *, listed: bool = False) -> None:
-        if not listed:
-            del self.records[f"{name} {version}"]
-        (self.pool / f"{name}_{version}_amd64.deb").unlink()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
 
 @pytest.fixture

@@ -1,0 +1,337 @@
+"""Tools for the machine: the real compiler, the real apt and an archive of our own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from labctl.build import elf, kernelmodules
+from labctl.build.cache import Cache
+from labctl.build.suite import check, tools_archive, with_suite
+from labctl.build.tools.obtain import tool
+from labctl.config import Lab
+from labctl.deadline import Deadline
+from labctl.errors import BuildFailed, ConfigError, HostToolMissing, InfraError, StorageError
+from labctl.model import Build, Provenance
+from tests.debian_archive import Archive
+
+pytestmark = pytest.mark.skipif(not shutil.which("apt-get") or not shutil.which("gcc"), reason="the host has no apt or no gcc")
+
+HELLO = '#include <stdio.h>\nint main(void) { puts("hello"); return 0; }\n'
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    monkeypatch.setenv("LABCTL_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "lab"
+    (root / "guest/tools").mkdir(parents=True)
+    (root / "suites/s").mkdir(parents=True)
+    (root / "suites/s/test_s.py").write_text("")
+    (root / "lab.toml").write_text("schema = 1\n")
+    return Lab.find(root)
+
+
+def recipe(lab: Lab, name: str, text: str, **sources: str) -> None:
+    (lab.root / f"guest/tools/{name}.toml").write_text(f"schema = 1\n{text}")
+    for file, content in sources.items():
+        (lab.root / f"guest/tools/{file}.c").write_text(content)
+    lab.__dict__.pop("tool_files", None)
+
+
+# --- c
+
+
+def test_a_program_in_c_is_static_and_the_same_wherever_it_lies(lab: Lab, tmp_path: Path) -> None:
+    recipe(lab, "hello", 'builder = "c"\n', hello=HELLO)
+    made = tool(lab, "hello").obtain()
+    program = made.files["usr/bin/hello"]
+    found = elf.parse(program.read_bytes())
+    assert (found.interpreter, found.needed, found.machine) == ("", (), elf.MACHINES["x86_64"])
+    copy = shutil.copy(program, tmp_path / "hello")
+    Path(copy).chmod(0o755)
+    assert subprocess.run([copy], capture_output=True, check=True).stdout == b"hello\n"
+    shutil.copytree(lab.root, tmp_path / "other")
+    shutil.rmtree(tmp_path / "cache")
+    assert tool(Lab.find(tmp_path / "other"), "hello").obtain().digests == made.digests
+
+
+def test_a_header_beside_it_counts(lab: Lab) -> None:
+    recipe(lab, "hello", 'builder = "c"\n', hello='#include "words.h"\n' + HELLO.replace('"hello"', "WORDS"))
+    header = lab.root / "guest/tools/words.h"
+    header.write_text('#define WORDS "one"\n')
+    first = tool(lab, "hello").obtain()
+    header.write_text('#define WORDS "two"\n')
+    assert tool(lab, "hello").obtain().digests != first.digests
+
+
+def test_what_does_not_compile_is_told_by_the_compilers_first_error(lab: Lab) -> None:
+    recipe(lab, "broken", 'builder = "c"\n', broken="int main(void) {\n  int unused;\n  return x;\n}\n")
+    with pytest.raises(BuildFailed, match=r"^tool broken: .*broken\.toml does not compile: broken\.c:3:10: error: .x. undeclared"):
+        tool(lab, "broken").obtain()
+    recipe(lab, "broken", 'builder = "c"\n', broken="int gone(void);\nint main(void) { return gone(); }\n")
+    with pytest.raises(BuildFailed, match=r"undefined reference to .gone."):
+        tool(lab, "broken").obtain()
+
+
+def test_an_architecture_without_a_compiler_names_the_package(lab: Lab) -> None:
+    if shutil.which("riscv64-linux-gnu-gcc"):
+        pytest.skip("the host has that compiler")
+    recipe(lab, "hello", 'builder = "c"\n', hello=HELLO)
+    with pytest.raises(HostToolMissing) as caught:
+        tool(lab, "hello", "riscv64").obtain()
+    assert caught.value.remedy == "apt-get install -y gcc-riscv64-linux-gnu libc6-dev-riscv64-cross"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('builder = "cc"\n', "builder: unknown builder 'cc'; did you mean 'c'? (known: c, deb, source)"),
+        ('builder = "deb"\n[deb]\npackage = "p"\n', "deb.files: missing"),
+        ('builder = "c"\n[c]\nsource = ["a.c"]\n', "c.source: unknown key; did you mean 'sources'"),
+        ('builder = "c"\n[c]\nsources = ["../../etc/passwd"]\n', "c.sources.0: found '../../etc/passwd'"),
+        ('builder = "c"\n[c]\nsources = ["nowhere.c"]\n', "sources: nowhere.c cannot be read: No such file or directory"),
+    ],
+)
+def test_mistakes_of_a_recipe_name_the_key(lab: Lab, text: str, said: str) -> None:
+    recipe(lab, "wrong", text)
+    with pytest.raises(ConfigError) as caught:
+        tool(lab, "wrong").obtain()
+    assert "guest/tools/wrong.toml" in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_a_suites_mistakes_are_told_with_the_nearest_name(lab: Lab) -> None:
+    recipe(lab, "pinger", 'builder = "c"\n', pinger=HELLO)
+    file = lab.root / "suites/s/suite.toml"
+    file.write_text('schema = 1\ntools = ["pingr"]\n')
+    with pytest.raises(ConfigError, match=r"suites/s/suite\.toml: tools: unknown tool 'pingr'; did you mean 'pinger'"):
+        check(lab, "s")
+    file.write_text('schema = 1\ntool = ["pinger"]\n')
+    with pytest.raises(ConfigError, match="tool: unknown key; did you mean 'tools'"):
+        check(lab, "s")
+
+
+# --- deb
+
+
+def shared(tmp_path: Path) -> tuple[bytes, bytes]:
+    """A library that only the archive has, and a program that needs it."""
+    (tmp_path / "own.c").write_text("int own(void) { return 7; }\n")
+    (tmp_path / "main.c").write_text("int own(void);\nint main(void) { return own(); }\n")
+    words = ["-nostdlib", "-shared", "-Wl,-soname,libown.so.1", "-o", "libown.so.1", "own.c"]
+    subprocess.run(["gcc", *words], cwd=tmp_path, check=True)
+    subprocess.run(
+        ["gcc", "-nostartfiles", "-Wl,-e,main", "-o", "prog", "main.c", "./libown.so.1", "-Wl,--no-as-needed", "-lc"],
+        cwd=tmp_path,
+        check=True,
+    )
+    return (tmp_path / "prog").read_bytes(), (tmp_path / "libown.so.1").read_bytes()
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
+    archive = Archive(tmp_path, monkeypatch)
+    prog, library = shared(tmp_path)
+    archive.put_files("prog", "1.0-1", {"usr/sbin/prog": prog, "usr/sbin/also": Path("prog"), "etc/prog.conf": b"x\n"}, "libown1, dropped")
+    archive.put_files(
+        "libown1",
+        "1.2-1",
+        {"usr/lib/x86_64-linux-gnu/libown.so.1.2": library, "usr/lib/x86_64-linux-gnu/libown.so.1": Path("libown.so.1.2")},
+        "libc6 (>= 2.0) | other",
+        "libs",
+    )
+    archive.put_files(
+        "libc6", "2.36-1", {"lib64/ld-linux-x86-64.so.2": library, "lib/x86_64-linux-gnu/libc.so.6": library + b"\0"}, section="libs"
+    )
+    archive.put_files("dropped", "1.0-1", {"usr/bin/dropped": b"#!/bin/sh\n"})
+    archive.put_source("tiny", "1.5", {"tiny.c": HELLO, "Makefile": "tiny:\n\tgcc $(CFLAGS) -static -o tiny tiny.c\n"})
+    archive.update()
+    yield archive
+    archive.close()
+
+
+PROG = 'builder = "deb"\n[deb]\npackage = "prog"\nfiles = ["/usr/sbin/prog", "/usr/sbin/also"]\ndata = ["/etc/prog.conf"]\n'
+
+
+def test_a_packages_program_comes_with_the_archives_own_libraries(lab: Lab, archive: Archive) -> None:
+    recipe(lab, "prog", PROG)
+    made = tool(lab, "prog").obtain()
+    library = (archive.pool.parent / "libown.so.1").read_bytes()
+    assert set(made.files) == {
+        "usr/bin/prog",
+        "usr/bin/also",
+        "etc/prog.conf",
+        "usr/lib/x86_64-linux-gnu/libown.so.1",
+        "lib64/ld-linux-x86-64.so.2",
+        "lib/x86_64-linux-gnu/libc.so.6",
+    }
+    # The C library is the archive's, not the host's.
+    assert made.files["lib/x86_64-linux-gnu/libc.so.6"].read_bytes() == library + b"\0"
+    assert made.files["usr/lib/x86_64-linux-gnu/libown.so.1"].read_bytes() == library
+    assert dict(made.provenance.details) == {"prog": "1.0-1", "libown1": "1.2-1", "libc6": "2.36-1"}
+
+
+def test_a_library_that_no_package_has_names_tool_library_and_package(lab: Lab, archive: Archive) -> None:
+    archive.remove("libown1", "1.2-1")
+    archive.update()
+    recipe(lab, "prog", PROG)
+    with pytest.raises(BuildFailed) as caught:
+        tool(lab, "prog").obtain()
+    assert str(caught.value).startswith("tool prog: ")
+    assert "usr/bin/prog of prog 1.0-1 needs " in str(caught.value)
+
+
+def test_without_the_archive_a_warm_cache_serves_and_a_cold_one_says_so(lab: Lab, archive: Archive, tmp_path: Path) -> None:
+    recipe(lab, "prog", PROG)
+    recipe(lab, "tiny", TINY)
+    made = {name: tool(lab, name).obtain().digests for name in ("prog", "tiny")}
+    archive.close()
+    assert {name: tool(lab, name).obtain().digests for name in ("prog", "tiny")} == made
+    # The packages are kept: another tool of them needs no network.
+    recipe(lab, "conf", 'builder = "deb"\n[deb]\npackage = "prog"\nfiles = ["/usr/sbin/prog"]\n')
+    tool(lab, "conf").obtain()
+    shutil.rmtree(tmp_path / "cache")
+    for name in ("prog", "tiny"):
+        with pytest.raises(InfraError) as caught:
+            tool(lab, name).obtain()
+        assert caught.value.message.startswith(f"tool {name}: ")
+        assert caught.value.remedy == "check the network and apt's proxy"
+
+
+def test_mistakes_about_packages_are_told_apart(lab: Lab, archive: Archive) -> None:
+    recipe(lab, "prog", PROG.replace("/usr/sbin/prog", "/usr/bin/prog"))
+    with pytest.raises(ConfigError, match=r"deb\.files: prog 1\.0-1 has no file /usr/bin/prog; it has /usr/sbin/prog"):
+        tool(lab, "prog").obtain()
+    recipe(lab, "prog", PROG.replace('"prog"', '"prgo"'))
+    with pytest.raises(ConfigError, match=r"deb\.package: apt has no package 'prgo' for amd64"):
+        tool(lab, "prog").obtain()
+    recipe(lab, "tiny", TINY.replace('"tiny"', '"tinny"', 1))
+    with pytest.raises(ConfigError, match=r"source\.package: apt has no source package 'tinny'"):
+        tool(lab, "tiny").obtain()
+
+
+def test_a_package_gone_from_the_archive_is_told_as_that(lab: Lab, archive: Archive) -> None:
+    recipe(lab, "prog", PROG)
+    archive.remove("prog", "1.0-1", listed=True)
+    (archive.pool / "tiny_1.5.tar.gz").unlink()
+    recipe(lab, "tiny", TINY)
+    for name in ("prog", "tiny"):
+        with pytest.raises(BuildFailed, match="in apt's lists but no longer in the archive"):
+            tool(lab, name).obtain()
+
+
+# --- source
+
+TINY = 'builder = "source"\n[source]\npackage = "tiny"\ncommands = ["make tiny"]\nfiles = ["tiny"]\n'
+
+
+def test_a_source_package_is_built_by_its_recipe(lab: Lab, archive: Archive) -> None:
+    recipe(lab, "tiny", TINY)
+    made = tool(lab, "tiny").obtain()
+    assert made.version == "1.5"
+    assert elf.parse(made.files["usr/bin/tiny"].read_bytes()).needed == ()
+    archive.put_source("tiny", "1.10", {"tiny.c": HELLO, "Makefile": "tiny:\n\techo 'int x' > tiny.c; gcc -c tiny.c\n"})
+    archive.update()
+    with pytest.raises(BuildFailed, match=r"tool tiny: .*tiny\.toml: 'make tiny' failed: tiny\.c:1:"):
+        tool(lab, "tiny").obtain()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("gcc -o tiny tiny.c", "tiny is not static: it needs libc.so.6"),
+        ("true", "the commands left no file tiny"),
+        ("./nowhere", "'./nowhere' cannot be run"),
+    ],
+)
+@pytest.mark.usefixtures("archive")
+def test_what_a_recipe_leaves_is_looked_at(lab: Lab, command: str, said: str) -> None:
+    recipe(lab, "tiny", TINY.replace("make tiny", command))
+    with pytest.raises((BuildFailed, ConfigError)) as caught:
+        tool(lab, "tiny").obtain()
+    assert said in str(caught.value)
+
+
+@pytest.mark.usefixtures("archive")
+def test_programs_that_a_recipe_needs_are_named_together(lab: Lab) -> None:
+    recipe(lab, "tiny", TINY + 'needs = ["make", "no-such-yacc", "no-such-lex"]\n')
+    with pytest.raises(HostToolMissing) as caught:
+        tool(lab, "tiny").obtain()
+    assert caught.value.remedy == "apt-get install -y no-such-yacc no-such-lex"
+
+
+@pytest.mark.usefixtures("archive")
+def test_a_full_disk_is_named(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe(lab, "tiny", TINY.replace("make tiny", "gcc -static -o /dev/full tiny.c"))
+    with pytest.raises(StorageError, match="the disk of the cache of builds is full"):
+        tool(lab, "tiny").obtain()
+
+
+# --- together
+
+
+def test_tools_share_files_and_do_not_contradict_each_other(lab: Lab, archive: Archive) -> None:
+    recipe(lab, "prog", PROG)
+    made = tool(lab, "prog").obtain()
+    again = tools_archive({"a": made, "b": made}, Cache(), Deadline.after(60))
+    assert again == tools_archive({"a": made}, Cache(), Deadline.after(60))
+    assert again.count(b"usr/bin/prog\0") == 1
+    archive.put_files("prog", "2.0-1", {"usr/sbin/prog": b"#!/bin/sh\n", "usr/sbin/also": b"", "etc/prog.conf": b"y\n"})
+    archive.update()
+    other = tool(lab, "prog").obtain()
+    with pytest.raises(BuildFailed, match="the tools a and b bring different files as /"):
+        tools_archive({"a": made, "b": other}, Cache(), Deadline.after(60))
+
+
+def module(folder: Path, path: str, **info: str) -> None:
+    file = folder / "kernel" / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"\0" + b"".join(f"{key}={value}\0".encode() for key, value in info.items()))
+
+
+def test_modules_come_with_what_they_need_in_order(tmp_path: Path) -> None:
+    (tmp_path / "modules.builtin").write_text("kernel/fs/ext4/ext4.ko\nkernel/drivers/nvme/host/nvme-core.ko\n")
+    module(tmp_path, "drivers/top.ko", depends="mid-dle,base", softdep="pre: hash")
+    module(tmp_path, "drivers/mid-dle.ko", depends="base,ext4")
+    module(tmp_path, "drivers/base.ko", depends="")
+    module(tmp_path, "arch/x86/crypto/hash-fast.ko", depends="", alias="hash")
+    module(tmp_path, "crypto/hash_generic.ko", depends="", alias="hash")
+    module(tmp_path, "drivers/round.ko", depends="trip")
+    module(tmp_path, "drivers/trip.ko", depends="round")
+    chosen = kernelmodules.selected(tmp_path, ["top", "nvme_core"])
+    assert list(chosen) == [f"kernel/{name}.ko" for name in ("drivers/base", "drivers/mid-dle", "crypto/hash_generic", "drivers/top")]
+    assert chosen["kernel/drivers/top.ko"].needs[-1] in ("kernel/drivers/base.ko", "kernel/crypto/hash_generic.ko")
+    assert set(kernelmodules.selected(tmp_path, ["round"])) == {"kernel/drivers/round.ko", "kernel/drivers/trip.ko"}
+    with pytest.raises(LookupError, match="nowhere"):
+        kernelmodules.selected(tmp_path, ["nowhere"])
+
+
+def test_a_kernel_of_which_the_modules_are_not_known_is_refused_before_any_power(lab: Lab, tmp_path: Path) -> None:
+    (lab.root / "suites/s/suite.toml").write_text('schema = 1\nmodules = ["virtio-blk"]\n')
+    initrd = tmp_path / "initrd"
+    initrd.write_bytes(b"")
+    build = Build("mine", "sha256:1", "x86_64", tmp_path / "k", initrd, "", "", {}, Provenance("path", "k"))
+    with pytest.raises(ConfigError, match=r"suites/s/suite\.toml: modules: mine \(builder path\) has no modules"):
+        with_suite(lab, build, "s")
+    listing = tmp_path / "modules.builtin"
+    listing.write_text("kernel/drivers/block/virtio_blk.ko\n")
+    told = Build(
+        "mine", "sha256:1", "x86_64", tmp_path / "k", initrd, "", "", {}, Provenance("make", "k", details={"modules_builtin": str(listing)})
+    )
+    assert with_suite(lab, told, "s") is told
+
+
+def test_the_verb_builds(lab: Lab) -> None:
+    recipe(lab, "hello", 'builder = "c"\n', hello=HELLO)
+    command = [str(Path(sys.executable).with_name("labctl")), "tools", "build", "hello", "--json"]
+    done = subprocess.run(command, cwd=lab.root, capture_output=True, text=True, check=True)
+    assert list(json.loads(done.stdout)["tools"][0]["files"]) == ["usr/bin/hello"]
+    unknown = subprocess.run([*command[:3], "helo"], cwd=lab.root, capture_output=True, text=True, check=False)
+    assert unknown.returncode == 2
+    assert "unknown tool 'helo'; did you mean 'hello'" in unknown.stderr
