@@ -10,7 +10,14 @@ import typer
 from labctl.cli.verb import Json, complete_tool, new_app, print_json, print_table, printable, this_lab
 from labctl.errors import ConfigError, LabctlError, Problem
 
-app = new_app("Programs that suites need in the machine: see what there is, and build it before a run does.")
+app = new_app(
+    """Programs that suites need in the machine: see what there is, and build it before a run does.
+
+    \b
+    $ labctl tools list
+    $ labctl tools build e2fsprogs
+    """
+)
 
 Arch = Annotated[Literal["x86_64", "aarch64", "riscv64"], typer.Option("--arch", help="For machines of this architecture.")]
 
