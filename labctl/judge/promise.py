@@ -114,7 +114,7 @@ class _Series:
     """Observations by metric, build, target and parameters; suites and runs together."""
 
     values: Mapping[_Key, Sequence[float]]
-    histograms: Mapping[_Key, Histogram]
+    histograms: Mapping[_Key, Sequence[Histogram]]
     units: Mapping[_Key, str]
 
     @classmethod
@@ -134,10 +134,9 @@ class _Series:
             g = merged.group
             if g.channel is Channel.WALL:
                 key = (g.metric, g.build, g.target, g.params)
-                histograms.setdefault(key, []).append(merged.histogram)
+                histograms.setdefault(key, []).extend(part.histogram for part in merged.parts)
                 units[key] = g.unit
-        whole = {key: Histogram.merged(found) for key, found in histograms.items() if len({h.step for h in found}) == 1}
-        return cls(values, whole, units)
+        return cls(values, {key: found for key, found in histograms.items() if len({h.step for h in found}) == 1}, units)
 
 
 def _judged(
@@ -163,8 +162,8 @@ def _observed(one: Promise, key: _Key, series: _Series) -> Judged:
     if series.units[key] != one.unit:
         told = f"recorded in {series.units[key] or '1'}, promised in {one.unit}"
         return Judged(one, build, target, params, Verdict.NOT_MEASURED, told)
-    histogram = series.histograms.get(key)
-    observed = _Ordered(sorted(series.values.get(key, ()))) if histogram is None else histogram
+    parts = series.histograms.get(key, ())
+    observed = Histogram.merged(parts) if parts else _Ordered(sorted(series.values.get(key, ())))
     count = observed.count
     part = one.part
     if part is None:
@@ -172,11 +171,16 @@ def _observed(one: Promise, key: _Key, series: _Series) -> Judged:
         largest = one.statistic == "max" or (not one.statistic and one.upper)
         value = observed.at_rank(count if largest else 1)
         return Judged(one, build, target, params, Verdict.KEPT if one.holds(value) else Verdict.BROKEN, "", value, count=count)
-    error = 0.0 if histogram is None else RELATIVE_ERROR
+    error = RELATIVE_ERROR if parts else 0.0
     value = observed.quantile(part)
     lower, upper = quantile_ranks(count, part)
     low = None if lower is None else observed.at_rank(lower) * (1 - error)
     high = None if upper is None else observed.at_rank(upper) * (1 + error)
+    if len(parts) > 1:
+        # Observations of one boot are alike: how far boots differ tells more than how many observations there are.
+        single = [histogram.quantile(part) for histogram in parts]
+        low = None if low is None else min(low, *single)
+        high = None if high is None else max(high, *single)
     verdict, reason = _held(one, low, high)
     return Judged(one, build, target, params, verdict, reason, value, low, high, count)
 

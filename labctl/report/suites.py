@@ -26,7 +26,7 @@ BANDWIDTH = "storage.bandwidth"
 LATENCY = "storage.latency"
 MOST_PROMISES = 200
 MOST_STORAGE = 12
-MOST_STORAGE_ROWS = 200
+MOST_STORAGE_ROWS = 100
 MOST_CURVES = 24
 MOST_CURVE_ROWS = 60
 MOST_SAMPLES = 8
@@ -64,12 +64,12 @@ def suites(run: RunResult, summary: Summary) -> dict[str, Any]:
 def _storage(summary: Summary, merged: Sequence[Merged]) -> list[Shown]:
     """A table for each disk of each target and channel: pattern, size of a block and queue depth down, what was reached across."""
     found: dict[tuple[str, str, Channel], dict[tuple[_Params, str, str], dict[str, Any]]] = {}
-    everything: list[GroupSummary | Merged] = [*summary.groups, *merged]
-    for one in everything:
+    recorded: list[GroupSummary | Merged] = [summed for summed in summary.groups if summed.group.metric in (IOPS, BANDWIDTH)]
+    recorded += (one for one in merged if one.group.metric == LATENCY)
+    for one in recorded:
         g = one.group
-        if g.metric in (IOPS, BANDWIDTH, LATENCY):
-            table = found.setdefault((g.target, dict(g.params).get("disk", ""), g.channel), {})
-            table.setdefault((g.params, g.build, g.suite), {})[g.metric] = one
+        table = found.setdefault((g.target, dict(g.params).get("disk", ""), g.channel), {})
+        table.setdefault((g.params, g.build, g.suite), {})[g.metric] = one
     return [
         {
             "target": one_line(target, 60),

@@ -22,6 +22,18 @@ async function visit(file, colorScheme, width) {
   await page.goto(pathToFileURL(file).href, { waitUntil: "load" });
   seen.loaded_ms = await page.evaluate(() => performance.getEntriesByType("navigation")[0].loadEventStart);
 
+  // The last of a list, and what its chart's axis said before and after.
+  async function choose(list, title) {
+    const which = page.locator(list);
+    const options = await which.locator("option").allTextContents();
+    if (options.length < 2) return undefined;
+    const axis = page.locator(title);
+    const before = await axis.textContent();
+    await which.selectOption(String(options.length - 1));
+    await page.waitForFunction(([found, text]) => document.querySelector(found)?.textContent !== text, [title, before], { timeout: 15000 });
+    return [before, await axis.textContent()];
+  }
+
   seen.charts = await page.locator(".chart").count();
   seen.lazy = await page.locator(".chart .main-svg").count() === 0;
   for (const chart of await page.locator(".chart").all()) {
@@ -31,15 +43,8 @@ async function visit(file, colorScheme, width) {
   seen.drawn = await page.locator(".chart:has(.main-svg)").count();
   seen.points = await page.locator("#chart-samples .scatterlayer .point").count();
 
-  const which = page.locator("#which");
-  const options = await which.locator("option").allTextContents();
-  if (options.length > 1) {
-    const axis = page.locator("#chart-samples .xtitle");
-    const before = await axis.textContent();
-    await which.selectOption(String(options.length - 1));
-    await page.waitForFunction((text) => document.querySelector("#chart-samples .xtitle")?.textContent !== text, before, { timeout: 15000 });
-    seen.chosen = [before, await axis.textContent()];
-  }
+  seen.chosen = await choose("#which", "#chart-samples .xtitle");
+  seen.curves = await choose("#which-curve", "#chart-curves .ytitle");
   // The colour of the charts' text follows the scheme, also when it changes while the page is open.
   const color = () => page.evaluate(() => getComputedStyle(document.querySelector(".chart .ytick text")).fill);
   if (seen.charts) {

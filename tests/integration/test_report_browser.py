@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from labctl.report.write import write_reports
-from tests.report_runs import failing_run, hostile_run, large_run, ordinary_run
+from tests.report_runs import failing_run, hostile_run, large_run, ordinary_run, suites_run
 
 HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-KINDS = {"ordinary": ordinary_run, "failing": failing_run, "hostile": hostile_run, "large": large_run}
+KINDS = {"ordinary": ordinary_run, "failing": failing_run, "suites": suites_run, "hostile": hostile_run, "large": large_run}
 OPENS_S = 1.0
 
 pytestmark = pytest.mark.slow
@@ -73,6 +73,13 @@ def test_charts_are_drawn_when_they_are_reached(visits: list[dict[str, Any]]) ->
         assert visit["points"] > 0
     assert all(v["lazy"] for v in of(visits, "failing"))
     assert [v["points"] for v in of(visits, "ordinary")] == [8 * 6 + 8] * 2, "every sample, and a median for each series"
+
+
+def test_another_percentile_curve_can_be_chosen(visits: list[dict[str, Any]]) -> None:
+    for visit in of(visits, "suites"):
+        before, after = visit["curves"]
+        assert "network.rtt" in before
+        assert "storage.latency" in after
 
 
 def test_another_metric_can_be_chosen(visits: list[dict[str, Any]]) -> None:

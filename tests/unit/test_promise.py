@@ -274,6 +274,16 @@ def test_a_tail_needs_its_observations() -> None:
     assert only(run_of(rtt([2e-4] * 900 + [2e-3] * 100), promises=promises)).verdict is Verdict.BROKEN
 
 
+def test_boots_that_differ_are_not_averaged_into_a_verdict() -> None:
+    """Two of three are within the limit, and so is the whole; the third is not."""
+    quick, slow = [2e-4] * 1000, [2e-4] * 975 + [3e-3] * 25
+    promises = {"network.rtt p99": "<= 1 ms"}
+    judged = only(run_of(rtt(quick), rtt(quick), rtt(slow), promises=promises))
+    assert (judged.verdict, judged.reason) == (Verdict.UNDECIDED, "the limit is within the bounds")
+    assert judged.value == pytest.approx(2e-4, rel=0.01)
+    assert judged.high == pytest.approx(3e-3, rel=0.01)
+
+
 def test_a_value_as_near_as_a_bin_is_wide_is_undecided() -> None:
     assert only(run_of(rtt([0.000999] * 1000), promises={"network.rtt p99": "<= 1 ms"})).verdict is Verdict.UNDECIDED
 
