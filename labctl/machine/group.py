@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from labctl.errors import ConfigError, KernelCrash, LabctlError, TargetFailure
+from labctl.machine import registry
 from labctl.machine.boot import Boot
 from labctl.machine.impairment import Counts, Impairment, impaired
 from labctl.machine.session import Session, Watcher
@@ -83,6 +84,11 @@ class Machines(Mapping[str, Session]):
         if errors:
             raise min(errors, key=_rank)
         return {name: session.boots[-1] for name, session in self.items()}
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the lab itself carries what they send to each other: then it can stand in the way (`impaired`)."""
+        return all(registry.takes_wires(part) for part in self.target.parts)
 
     def check_crash(self) -> None:
         """Raise KernelCrash if the kernel of one of them has crashed since its boot, or since the last call."""

@@ -23,6 +23,8 @@ from labctl.machine.wires import Cable
 
 _MOST_FRAME = 70_000
 """Bytes; QEMU gives whole TCP segments of up to 64 KiB to a back end that takes them."""
+_PAUSE_S = 0.0005
+"""Until a machine that took no more is tried again."""
 _MOST_WAITING = 4096
 """Frames that are on their way in one direction: what comes then is lost, as in a full queue."""
 
@@ -62,7 +64,7 @@ class Counts:
     held_back: int = 0
     doubled: int = 0
     overflown: int = 0
-    """Lost too, because more than could wait were on their way, or the machine took none."""
+    """Lost too, because more than could wait were on their way, or the machine was off."""
 
 
 @dataclass
@@ -107,12 +109,13 @@ class Direction:
             self._held = None
 
     def due(self, now: float) -> Iterator[bytes]:
-        """The frames that go now."""
+        """The frames that go now. One is still here until the next is asked for: who cannot take it may have it again later."""
         if self._held is not None and self._held[0] <= now:
             self._send(*self._held)
             self._held = None
         while self._waiting and self._waiting[0][0] <= now:
-            yield heapq.heappop(self._waiting)[2]
+            yield self._waiting[0][2]
+            heapq.heappop(self._waiting)
 
     @property
     def next_due(self) -> float | None:
@@ -162,12 +165,16 @@ class _Way:
             while True:
                 self.direction.take(self.socket.recv(_MOST_FRAME), time.monotonic())
 
-    def send(self) -> None:
+    def send(self) -> bool:
+        """Whether all that is due has gone: the machine may have to take what it has got first."""
         for frame in self.direction.due(time.monotonic()):
             try:
                 self.socket.sendto(frame, str(self.to))
-            except OSError:  # the machine is off, or takes no more just now
+            except BlockingIOError:
+                return False
+            except OSError:  # the machine is off
                 self.direction.counts.overflown += 1
+        return True
 
 
 def _relay(ways: Sequence[_Way], stop: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -176,12 +183,13 @@ def _relay(ways: Sequence[_Way], stop: int, clock: Callable[[], float] = time.mo
         selector.register(stop, selectors.EVENT_READ)
         for way in ways:
             selector.register(way.socket, selectors.EVENT_READ, way)
+        all_gone = True
         while True:
             times = [at for way in ways if (at := way.direction.next_due) is not None]
-            timeout = max(0.0, min(times) - clock()) if times else None
+            timeout = max(0.0 if all_gone else _PAUSE_S, min(times) - clock()) if times else None
             for key, _ in selector.select(timeout):
                 if key.data is None:
                     return
                 key.data.receive()
-            for way in ways:
-                way.send()
+            gone = [way.send() for way in ways]  # each of them, whatever the other says
+            all_gone = all(gone)

@@ -203,6 +203,11 @@ def stays_on(target: Target) -> bool:
     return any(getattr(load(name), "stays_on", False) for part in target.parts for name in part.config.drivers)
 
 
+def takes_wires(target: Target) -> bool:
+    """Whether the lab itself carries what its network cards say to other machines: a driver says ``takes_wires``."""
+    return any(getattr(load(name), "takes_wires", False) for name in target.config.drivers)
+
+
 def host_programs(target: Target) -> list[str]:
     """Programs of the host that the target's drivers call: what each says in ``host_programs(target, options)``, if it says it."""
     programs: list[str] = []

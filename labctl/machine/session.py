@@ -361,6 +361,10 @@ class Session:
         self.transcript.note("power cut")
         self.machine.power.off(Deadline.after(POWER_DEADLINE))
 
+    def went_off(self) -> str:
+        """How a machine that was up has ended without the lab's doing; empty if it has not."""
+        return self.transcript.ended or "it is off" if self._up and not self.up else ""
+
     def check_crash(self) -> None:
         """Raise KernelCrash if the kernel has crashed since the boot, or since the last call."""
         start, self._searched = self._searched, self.transcript.size

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from labctl.deadline import Deadline
-from labctl.errors import BootFailed, InfraError, KernelCrash, LabctlError, TargetFailure, TargetHung
+from labctl.errors import BootFailed, CommandFailed, InfraError, KernelCrash, LabctlError, TargetFailure, TargetHung
 from labctl.machine import budget, lease, registry, standing
 from labctl.machine.boot import Boot
 from labctl.machine.group import Machines
@@ -153,6 +153,22 @@ class CellAttempt:
         """Raise KernelCrash if a kernel has crashed since its boot, or since the last call."""
         for session in self._sessions.values():
             session.check_crash()
+
+    def explain(self, error: Exception) -> Exception:
+        """Of several machines one may have failed because another did: what says most about it, or the error itself."""
+        if len(self._sessions) < 2:
+            return error
+        try:
+            self.check_crash()
+            for session in self._sessions.values():
+                if (gone := session.went_off()) and not (isinstance(error, LabctlError) and error.target == session.name):
+                    how = error.title if isinstance(error, LabctlError) else f"{type(error).__name__}: {error}"
+                    return CommandFailed(
+                        f"the machine went off ({gone}); then: {how}", target=session.name, tail=session.transcript.tail(10)
+                    )
+        except LabctlError as cause:
+            return cause
+        return error
 
     def _tail(self) -> str:
         """What the console said last; of several machines each under its name."""

@@ -403,6 +403,7 @@ def _first_line(error: BaseException | None) -> str:
     return f"{name}: {text[0]}" if text else name
 
 
+@pytest.hookimpl(tryfirst=True)  # a test's cell comes before the parameters of its fixtures: `cell_in` and `_name` find it there
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     runner = metafunc.config.stash.get(CELLS, None)
     suite = runner.suite_of(metafunc.definition.path) if runner else None
@@ -473,8 +474,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    yield
     runner = item.config.stash.get(CELLS, None)
+    try:
+        yield
+    except Exception as error:
+        if runner is not None and runner.current is not None and (cause := runner.current.explain(error)) is not error:
+            raise cause from error
+        raise
     if runner is not None and runner.current is not None and runner.current.held:
         runner.current.check_crash()
 

@@ -166,3 +166,12 @@ def test_a_machine_that_is_off_is_no_error(cable: tuple[Cable, socket.socket, so
         while not counts["a.lan"].overflown and time.monotonic() < end:
             time.sleep(0.005)  # the relay is another thread
         assert counts["a.lan"].overflown == 1
+
+
+def test_frames_wait_for_a_machine_that_takes_none_just_now(cable: tuple[Cable, socket.socket, socket.socket]) -> None:
+    wires, a, b = cable
+    with impaired(wires, Impairment()) as counts:
+        for frame in frames(200):  # many more than the kernel keeps for a socket
+            a.sendto(frame, str(wires.ends["a.lan"].out))
+        assert [b.recv(10) for _ in range(200)] == frames(200)
+        assert counts["a.lan"].overflown == 0

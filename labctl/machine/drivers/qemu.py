@@ -92,6 +92,8 @@ class Qemu:
     power of this in virtual ns), ``extra`` (more arguments, as a list),
     ``binary`` (another QEMU)."""
 
+    takes_wires = True
+
     context: DriverContext
     transcript: Transcript
     machine: str = "q35"
