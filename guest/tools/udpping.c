@@ -1,11 +1,11 @@
 /* Round trips by UDP: answers pings, or sends them and counts how long each answer took.
  *
  *   udpping serve PORT                       answers from the background; returns once it can
- *   udpping ping ADDRESS PORT COUNT [SIZE [INTERVAL_US [TIMEOUT_MS]]]
+ *   udpping ping ADDRESS PORT COUNT [SIZE [INTERVAL_US [TIMEOUT_MS [SILENT_MS]]]]
  *
  * INTERVAL_US 0: each ping waits for the answer to the one before. Otherwise pings are sent at that interval whatever comes back, and
- * answers that overtake each other are counted. An answer later than TIMEOUT_MS is late, and its ping lost. After 10 s without an answer
- * the peer is given up. SIZE is that of the UDP payload.
+ * answers that overtake each other are counted. An answer later than TIMEOUT_MS is late, and its ping lost. After SILENT_MS (10 s)
+ * without an answer the peer is given up. SIZE is that of the UDP payload.
  *
  * What is printed: counts, then the round trips that were not lost as a histogram of nanoseconds (`min`, `max`, `sum`, and lines
  * `bin INDEX COUNT`), whose bins are fio's: below 128 each number is one, above, each doubling is cut into 64. The last line is `end` and
@@ -27,7 +27,6 @@
 #define MOST_COUNT 1000000
 #define LEAST_SIZE ((int)sizeof(struct header))
 #define MOST_SIZE 65507
-#define GIVEN_UP_NS 10000000000LL
 #define BINS 4096
 
 struct header { uint32_t magic, run, number; };
@@ -126,6 +125,7 @@ static int ping(char **argument, int arguments) {
 	int size = arguments > 3 ? (int)number(argument[3], LEAST_SIZE, MOST_SIZE, "SIZE") : 64;
 	int64_t interval = arguments > 4 ? number(argument[4], 0, 10000000, "INTERVAL_US") * 1000LL : 0;
 	int64_t timeout = (arguments > 5 ? number(argument[5], 1, 60000, "TIMEOUT_MS") : 1000) * 1000000LL;
+	int64_t patience = (arguments > 6 ? number(argument[6], 1, 600000, "SILENT_MS") : 10000) * 1000000LL;
 	int s = socket(AF_INET, SOCK_DGRAM, 0);
 	if (s < 0 || connect(s, (void *)&peer, sizeof peer) < 0)
 		return fail("connect");
@@ -139,7 +139,7 @@ static int ping(char **argument, int arguments) {
 	const char *end = "complete";
 	for (;;) {
 		int64_t t = now();
-		if (t - heard > GIVEN_UP_NS) {
+		if (t - heard > patience) {
 			end = "silent";
 			break;
 		}
@@ -198,8 +198,8 @@ static int ping(char **argument, int arguments) {
 int main(int argc, char **argv) {
 	if (argc == 3 && strcmp(argv[1], "serve") == 0)
 		return serve((int)number(argv[2], 1, 65535, "PORT"));
-	if (argc >= 5 && argc <= 8 && strcmp(argv[1], "ping") == 0)
+	if (argc >= 5 && argc <= 9 && strcmp(argv[1], "ping") == 0)
 		return ping(argv + 2, argc - 2);
-	fprintf(stderr, "usage: udpping serve PORT | udpping ping ADDRESS PORT COUNT [SIZE [INTERVAL_US [TIMEOUT_MS]]]\n");
+	fprintf(stderr, "usage: udpping serve PORT | udpping ping ADDRESS PORT COUNT [SIZE [INTERVAL_US [TIMEOUT_MS [SILENT_MS]]]]\n");
 	return 2;
 }

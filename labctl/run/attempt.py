@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from labctl.deadline import Deadline
@@ -170,6 +170,11 @@ class CellAttempt:
             return cause
         return error
 
+    def _naming_the_machine(self, result: TestResult, error: BaseException | None) -> TestResult:
+        """Of several machines the one that the error is about."""
+        about = next((n for n, s in self._sessions.items() if n and isinstance(error, LabctlError) and error.target == s.name), "")
+        return replace(result, reason=f"{about}: {result.reason}") if about else result
+
     def _tail(self) -> str:
         """What the console said last; of several machines each under its name."""
         said = {name: session.transcript.tail(10) for name, session in self._sessions.items()}
@@ -203,6 +208,7 @@ class CellAttempt:
 
     def add(self, result: TestResult, error: BaseException | None) -> None:
         """One test has ended."""
+        result = self._naming_the_machine(result, error)
         self.results.append(result)
         self.record.test(result)
         if isinstance(error, InfraError):

@@ -39,13 +39,13 @@ def carrier(session, shell, device, deadline=10):
         raise CommandFailed(f"{device} has no carrier after {deadline} s: its link never came up", target=session.name)
 
 
-def ping(session, shell, peer, count, *, size=64, interval_us=0, timeout_ms=1000, port=PORT) -> Pings:
+def ping(session, shell, peer, count, *, size=64, interval_us=0, timeout_ms=1000, silent_ms=10_000, port=PORT) -> Pings:
     """Measure round trips to ``peer`` from a machine. MeasurementInvalid if what it prints cannot be read.
 
-    ``interval_us`` 0: each ping waits for the answer to the one before.
+    ``interval_us`` 0: each ping waits for the answer to the one before. After ``silent_ms`` without an answer the peer is given up.
     """
-    longest = count * (interval_us / 1e6 if interval_us else 0.05) + timeout_ms / 1e3 + 10
-    told = shell(f"udpping ping {ip(peer)} {port} {count} {size} {interval_us} {timeout_ms}", deadline=longest + OVERHEAD)
+    longest = count * (interval_us / 1e6 if interval_us else 0.05) + (timeout_ms + silent_ms) / 1e3
+    told = shell(f"udpping ping {ip(peer)} {port} {count} {size} {interval_us} {timeout_ms} {silent_ms}", deadline=longest + OVERHEAD)
     return _read(pings, told, session)
 
 

@@ -11,7 +11,7 @@ THROUGHPUT = Metric("network.throughput", "B/s", Direction.HIGHER, "of a TCP con
 LOSS = Metric("network.loss", "1", Direction.LOWER, "share of pings that had no answer within a second")
 
 PINGS = 3000
-SECONDS = 3.0
+SECONDS = 2.0
 
 
 @pytest.mark.benchmark
