@@ -55,6 +55,22 @@ class Ends(Protocol):
 
 
 @runtime_checkable
+class Unplugs(Protocol):
+    """A machine whose disk can be taken out while it is on: a Power driver has it where the lab can do that (`isinstance` tells)."""
+
+    def unplug_disk(self, deadline: Deadline) -> None:
+        """Until the machine has let go of it; it is back at the next power-on. ManagementError."""
+
+
+@runtime_checkable
+class Starves(Protocol):
+    """A machine that lives on its host's resources: a Power driver has it where the host may run out of them (`isinstance` tells)."""
+
+    def starved(self, deadline: Deadline) -> str:
+        """What the host has failed to give it while it is on; empty if nothing."""
+
+
+@runtime_checkable
 class BootDevice(Protocol):
     """What a machine boots from next: a Power driver has it where its management interface can say so (`isinstance` tells)."""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from labctl.deadline import Deadline
-from labctl.errors import DeployError, StorageError
+from labctl.errors import DeployError, ManagementError, StorageError
+from labctl.machine.qmp import Qmp
 from labctl.machine.volatiledisk import VolatileDisk
 from labctl.process import run
 
@@ -17,6 +20,8 @@ Backend = Literal["file", "null", "volatile", "lying"]
 
 NODE = "disk0"
 """QEMU's name of what lies behind the disk."""
+ROOM = 1 << 20
+"""Bytes: a file system with less is full, for a file that grows."""
 DEVICE = "blk0"
 """QEMU's name of the disk itself."""
 
@@ -33,6 +38,8 @@ class Disk:
     backend: Backend
     filesystem: str
     """What the disk holds at first: ``ext4``, or nothing."""
+    slot: bool = False
+    """It is in a slot of its own, from which it can be taken while the machine is on."""
 
     @property
     def loses(self) -> bool:
@@ -82,8 +89,30 @@ class Disk:
         on_pci = "microvm" not in machine
         device = {"nvme": "nvme,serial=labctl", "virtio": "virtio-blk-pci" if on_pci else "virtio-blk-device"}
         bus = self.bus if on_pci else "virtio"
-        return ["-blockdev", json.dumps({"node-name": NODE, **behind}), "-device", f"{device[bus]},drive={NODE},id={DEVICE}"]
+        slot, place = (["-device", "pcie-root-port,id=slot0"], ",bus=slot0") if self.slot and on_pci else ([], "")
+        if bus == "virtio":
+            place += ",werror=report,rerror=report"  # else QEMU stops the machine where the host's disk is full, and nobody is told
+        return ["-blockdev", json.dumps({"node-name": NODE, **behind}), *slot, "-device", f"{device[bus]},drive={NODE},id={DEVICE}{place}"]
 
     @property
     def _raw(self) -> bool:
         return bool(self.filesystem) or self.loses
+
+
+def unplug(qmp: Qmp, deadline: Deadline, target: str) -> None:
+    """Until the guest has let go of the disk. ManagementError."""
+    seen = len(qmp.drain())
+    qmp.command("device_del", deadline, id=DEVICE)
+    while not any(event["event"] == "DEVICE_DELETED" and event["data"].get("device") == DEVICE for event in qmp.drain()[seen:]):
+        if deadline.expired:
+            raise ManagementError(f"the machine does not let go of its disk within {deadline.seconds:g} s", target=target)
+        time.sleep(0.02)  # QEMU says it as soon as the guest has answered
+
+
+def starved(qmp: Qmp, file: Path, deadline: Deadline) -> str:
+    """Whether the disk has refused writes because the host has no room for its file; says so, else empty. ManagementError."""
+    told = qmp.command("query-blockstats", deadline, **{"query-nodes": False})
+    failed = sum(int(each["stats"].get("failed_wr_operations", 0)) for each in told if each.get("qdev", "").find(DEVICE) >= 0)
+    if failed == 0 or shutil.disk_usage(file.parent).free >= ROOM:
+        return ""
+    return f"the host has no room left in {file.parent} for the machine's disk: {failed} of its writes failed"

@@ -25,6 +25,7 @@ from labctl.errors import (
     ManagementError,
     PowerError,
     Problem,
+    StorageError,
     TargetFailure,
     TargetHung,
 )
@@ -32,7 +33,7 @@ from labctl.machine.boot import Boot, explain, wait_for_ready
 from labctl.machine.expect import ConsoleExpect
 from labctl.machine.nics import mac
 from labctl.machine.power import power_cycle
-from labctl.machine.protocols import Carries, CommandResult, Counter, Deploy, DriverContext, Files, Proves, Shell
+from labctl.machine.protocols import Carries, CommandResult, Counter, Deploy, DriverContext, Files, Proves, Shell, Starves, Unplugs
 from labctl.machine.registry import Machine, assemble
 from labctl.machine.transcript import ConsoleEnded, Transcript
 from labctl.machine.wires import Wire
@@ -254,6 +255,7 @@ class Session:
         """Run a command in the booted machine. CommandFailed if ``check`` and its status is not 0; a crash wins over every other cause."""
         result = self._ask(repr(command[:200]), deadline, lambda shell, limit: shell.run(command, limit))
         if check and result.status != 0:
+            self._check_host()
             said = (result.stderr.strip() or result.output.strip())[-300:]
             raise CommandFailed(
                 f"{command!r} exited with {result.status}: {said}",
@@ -262,6 +264,13 @@ class Session:
                 target=self.target.name,
             )
         return result
+
+    def _check_host(self) -> None:
+        """What fails in a machine because its host gives out is no fault of the build. StorageError."""
+        if isinstance(power := self.machine.power, Starves):
+            with suppress(ManagementError):  # it cannot be asked: the command's own failure tells more
+                if why := power.starved(Deadline.after(POWER_DEADLINE)):
+                    raise StorageError(why, target=self.target.name, remedy="make room there, or choose another folder with --results")
 
     def put(self, content: Path | bytes, path: str, *, deadline: Deadline | float = FILE_DEADLINE, mode: int | None = None) -> None:
         """Write a file in the booted machine, whole or not at all. ``mode``: its permissions; else those of the file that it is a copy
@@ -364,6 +373,14 @@ class Session:
     def went_off(self) -> str:
         """How a machine that was up has ended without the lab's doing; empty if it has not."""
         return self.transcript.ended or "it is off" if self._up and not self.up else ""
+
+    def unplug_disk(self, *, deadline: float = POWER_DEADLINE) -> None:
+        """Take the disk out while the machine is on; it is back at the next power-on. ManagementError."""
+        self.booted()
+        if not isinstance(self.machine.power, Unplugs):
+            raise ManagementError("no driver of the target can take its disk out", target=self.target.name)
+        self.transcript.note("disk taken out")
+        self.machine.power.unplug_disk(Deadline.after(deadline))
 
     def check_crash(self) -> None:
         """Raise KernelCrash if the kernel has crashed since the boot, or since the last call."""

@@ -109,7 +109,8 @@ def parse(text: str | bytes) -> Report:
     try:
         found, end = json.JSONDecoder(parse_constant=_no_number).raw_decode(body.lstrip())
     except (ValueError, RecursionError) as error:
-        if isinstance(error, json.JSONDecodeError) and error.pos >= len(body.rstrip()) - 1:
+        # A string without an end is told by where it begins.
+        if isinstance(error, json.JSONDecodeError) and (error.pos >= len(body.rstrip()) - 1 or error.msg.startswith("Unterminated")):
             _refuse(f"is cut off after {len(said)} characters")
         _refuse(f"is no JSON: {visible(str(error))[:NOTE_WIDTH]}")
     if rest := body.lstrip()[end:].strip():

@@ -27,7 +27,7 @@ def tool(shell):
 
     def need(*names):
         for name in names:
-            if shell.run(f"command -v {name}", check=False).status:
+            if shell(f"command -v {name} || echo absent") == "absent":
                 pytest.skip(f"{name} is not in the machine")
 
     return need

@@ -98,6 +98,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "blank": (" \n\n", "is empty"),
     "as text": (recorded("text.txt"), "holds no JSON"),
     "cut off": (WHOLE[:-400], "is cut off"),
+    "cut off in a string": (WHOLE[: WHOLE.index(b'"jobname"') + 5], "is cut off"),
     "cut off in a number": (WHOLE[: WHOLE.index(b'"iops"') + 10], "is cut off"),
     "two of them": (WHOLE + WHOLE, "goes on behind its end"),
     "words behind it": (WHOLE + b"\x1b[2Jls: not found\n", "goes on behind its end: '␛[2Jls"),

@@ -25,7 +25,7 @@ from pydantic import Field
 from labctl.config import nearest
 from labctl.deadline import Deadline, DeadlineExpired
 from labctl.errors import ConsoleLost, DeployError, ManagementError, PowerError, Problem
-from labctl.machine import icount, qemu_network
+from labctl.machine import icount, qemu_network, qemudisk
 from labctl.machine.protocols import DriverContext
 from labctl.machine.qemudisk import Backend, Bus, Disk
 from labctl.machine.qemumachine import BINARIES, START_DEADLINE, USUAL_MACHINES, accelerator_of, clock_words, machines, without_version
@@ -87,6 +87,7 @@ class Qemu:
     serial port), ``debug_exit`` (a port by which the guest may end the machine, for one without power-off), ``debug_exit_success`` (what
     it writes there when all is well; anything else is a failure), ``disk_bus``, ``disk_backend`` (``file``; ``null``: a disk that answers
     at once and keeps nothing; ``volatile``: one that loses with the power what was not flushed; ``lying``: one that flushes too late),
+    ``disk_slot`` (the disk can be taken out while the machine is on),
     ``disk_filesystem`` (``ext4``: the disk is not empty but has that, made by mke2fs), ``icount_disk`` (a disk on the channel
     ``icount`` too: it answers when the host does, and no two boots count quite the same), ``icount_shift`` (an instruction lasts 2 to the
     power of this in virtual ns), ``extra`` (more arguments, as a list),
@@ -106,6 +107,7 @@ class Qemu:
     debug_exit_success: int = 0x10
     disk_bus: Bus = "nvme"
     disk_backend: Backend = "file"
+    disk_slot: bool = False
     disk_filesystem: Literal["", "ext4"] = ""
     icount_disk: bool = False
     icount_shift: Annotated[int, Field(ge=0, le=10)] = 0
@@ -293,6 +295,20 @@ class Qemu:
     def ended_badly(self) -> str:
         return self._bad_end
 
+    def starved(self, deadline: Deadline) -> str:
+        process, disk = self._process, self._disk
+        if process is None or process.child.status is not None or disk is None:
+            return ""
+        return qemudisk.starved(process.qmp, disk.file(self.context.workdir), deadline)
+
+    def unplug_disk(self, deadline: Deadline) -> None:
+        process, target = self._process, self.context.target.name
+        if process is None or process.child.status is not None:
+            raise PowerError("the machine is off: there is no disk to take out", target=target)
+        if self._disk is None or not self._disk.slot:
+            raise ManagementError("the disk is in no slot", target=target, remedy="disk_slot = true among the options of qemu")
+        qemudisk.unplug(process.qmp, deadline, target)
+
     # --- Counter
 
     def instructions(self, offset: int) -> tuple[int, ...] | None:
@@ -382,7 +398,9 @@ class Qemu:
     @property
     def _disk(self) -> Disk | None:
         size = self._config.disk
-        return Disk(size, self.disk_bus, self.disk_backend, self.disk_filesystem) if size and self.disk_bus != "none" else None
+        return (
+            Disk(size, self.disk_bus, self.disk_backend, self.disk_filesystem, self.disk_slot) if size and self.disk_bus != "none" else None
+        )
 
     def _start(self, build: Build, deadline: Deadline) -> _Process:
         file, volatile = None, None

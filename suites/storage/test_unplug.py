@@ -1,0 +1,28 @@
+"""A disk is taken out while it is busy: the job is told so, and the machine lives."""
+
+import errno
+
+import pytest
+
+from labctl.parsers import fio as report_of_fio
+
+# Linux takes a disk that is gone for one of no bytes: what is written to it lies behind its end.
+GONE = {errno.EIO, errno.ENODEV, errno.ENXIO, errno.ENOSPC}
+
+
+@pytest.mark.requires(tags=["scratch-disk", "disk-slot"])
+def test_taken_out_while_busy(target, shell, tool, disk):
+    """fio ends by itself, with an error of its requests; the disk is gone; the kernel has not crashed, and gets the disk back."""
+    tool("fio")
+    name = disk.removeprefix("/dev/")
+    job = f"--name=busy --filename={disk} --rw=randwrite --bs=4k --direct=1 --iodepth=8 --ioengine=io_uring --time_based --runtime=300"
+    how = "--eta=never --lat_percentiles=1 --output-format=json --output=/tmp/busy.json"
+    shell(f"(fio {job} {how}; echo $? >/tmp/busy.status) >/dev/null 2>&1 &")
+    shell(f"until [ $(awk '{{print $5}}' /sys/block/{name}/stat) -gt 100 ]; do sleep 0.1; done", deadline=60)
+    target.unplug_disk()
+    shell("until [ -s /tmp/busy.status ]; do sleep 0.1; done", deadline=60)
+    (ended,) = report_of_fio.parse(shell("cat /tmp/busy.json")).jobs
+    assert ended.error in GONE, f"fio ended with {errno.errorcode.get(ended.error, ended.error)}"
+    assert name not in shell("ls /sys/block").split()
+    target.boot()
+    assert name in shell("ls /sys/block").split()
