@@ -37,6 +37,7 @@ def matrix(
     channel: Annotated[list[Channel] | None, typer.Option(help="wall: real time; icount: counted instructions. Repeatable.")] = None,
     repeat: Annotated[int | None, typer.Option(min=1, help="Run each cell this many times.")] = None,
     workers: Annotated[int | None, typer.Option("-n", "--workers", min=1, help="Cells at a time (default: the host's CPUs).")] = None,
+    soak: Annotated[str | None, typer.Option(help="How long the suite soak goes on: 90s, 30m, 8h (default: 20s).")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of the runs (default: the lab's).")] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Run every cell, also those of which nothing has changed since they passed.")
@@ -53,14 +54,17 @@ def matrix(
     $ labctl run matrix default --target 'qemu-1c*'
     $ labctl run matrix --build ./bzImage --suite boot --repeat 5 -n 2
     $ labctl run matrix --target 'qemu-1c*' --channel icount
+    $ labctl run matrix functional --suite soak --soak 8h
 
     A cell that passed and of which nothing has changed is not run again, unless it measures (@pytest.mark.benchmark) or is repeated.
 
     Exit status: 0 pass, 1 fail, 2 bad configuration, 3 the lab's own fault, 130 interrupted.
     """
     from labctl.cli.verb import this_lab
+    from labctl.run import soaking
     from labctl.run.prepare import Request, plan
 
+    soaking.choose(soak)
     lab = this_lab()
     planned = plan(
         lab,

@@ -33,6 +33,7 @@ from labctl.machine.group import Machines
 from labctl.machine.protocols import CommandResult, Files, Shell
 from labctl.machine.session import COMMAND_DEADLINE, FILE_DEADLINE, Session
 from labctl.model import Build, Cell, Channel, Outcome, RunResult, TestResult, parse_size
+from labctl.run import soaking
 from labctl.run.attempt import CellAttempt
 from labctl.run.boot_figures import record_figures
 from labctl.run.recording import Recorder
@@ -73,6 +74,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--target", action="append", default=[], metavar="NAME", help="a target by name or glob; repeatable")
     group.addoption("--repeat", type=int, metavar="K", help="run each cell K times")
     group.addoption("--channel", action="append", default=[], choices=list(Channel), help="wall: real time; icount: counted instructions")
+    group.addoption("--soak", metavar="TIME", help="how long the suite soak goes on: 90s, 30m, 8h (default: 20s)")
     group.addoption("--results", type=Path, metavar="DIR", help="folder of the runs (default: the lab's)")
 
 
@@ -88,6 +90,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[CELLS] = CellRunner(Work.from_json(given), worker=config.workerinput["workerid"])  # type: ignore[attr-defined]
         return
     options = config.option
+    try:
+        soaking.choose(options.soak)
+    except LabctlError as error:
+        raise pytest.UsageError(str(error)) from None
     if CONTROLLER not in config.stash and (options.matrix or options.build or options.target) and not options.help:
         try:
             config.stash[CONTROLLER] = Controller(_prepare(config))
@@ -527,7 +533,7 @@ def unmet(wanted: Mapping[str, Any], config: Any, build: Build) -> str:
 
 FIXTURES = (
     *("cell", "build", "target", "booted", "shell", "machines", "shells", "console"),
-    *("record", "record_boot", "record_histogram", "selftests", "ktap", "ltp"),
+    *("record", "record_boot", "record_histogram", "selftests", "ktap", "ltp", "soak"),
 )
 
 
@@ -668,6 +674,12 @@ def ltp(request: pytest.FixtureRequest, target: Session, shell: Commands) -> Cal
     from labctl.machine.program import LTP, run_program
 
     return partial(run_program, target, language=LTP, take=partial(_add_reported, request))
+
+
+@pytest.fixture
+def soak() -> float:
+    """Seconds that a soak is to go on: ``--soak 8h``, or 20."""
+    return soaking.chosen()
 
 
 @pytest.fixture

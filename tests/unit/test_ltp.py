@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+from collections import Counter
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,3 +91,11 @@ def test_whatever_comes_is_read(lines: list[bytes]) -> None:
     report = ltp.parse(b"\n".join(lines))
     assert report.problems or report.complete
     assert all(result.outcome in (Outcome.PASS, Outcome.FAIL, Outcome.SKIP) for result in report.results)
+
+
+def test_a_recorded_one() -> None:
+    said = gzip.decompress((Path(__file__).parents[1] / "data/ltp/madvise02.txt.gz").read_bytes())
+    report = ltp.parse(said)
+    assert (len(report.results), report.complete, report.wrong) == (13, True, "")
+    assert Counter(result.outcome.value for result in report.results) == {"pass": 10, "skip": 3}
+    assert report.results[4].reason == "MADV_MERGEABLE is not supported"

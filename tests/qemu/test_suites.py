@@ -1,0 +1,103 @@
+"""Each check of the suites `memory` and `soak` can fail: they run as they are, in machines with a defect each."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.temporary_lab import Ran, TemporaryLab, reasons
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [pytest.mark.qemu, pytest.mark.skipif(not shutil.which("gcc"), reason="the host lacks gcc")]
+
+# Name of a copy of a suite → its tool, and what is in its place: ``$REAL`` is the tool itself.
+PLANTED = {
+    "memory": {
+        "memory": """case $1 in
+        patterns) exec $REAL "$@" --flip ;;
+        lives) exec $REAL lives "$2" --leak 8192 ;;
+        greedy) echo 1 >/proc/sys/vm/panic_on_oom; exec $REAL greedy ;;
+        esac"""
+    },
+    "soak_hang": {"heartbeat": 'exec $REAL "$@" --stop-after 2'},
+    "soak_crash": {"load": '(sleep 3; echo c >/proc/sysrq-trigger) & exec $REAL "$@"'},
+    "soak_reset": {"load": "sleep 3; reboot -f"},
+    "soak_off": {"load": "sleep 3; poweroff -f"},
+    "soak_wrong": {"load": 'exec $REAL "$@" --flip'},
+    "soak_healthy": {},
+}
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tools")
+    for name in ("memory", "heartbeat", "load"):
+        subprocess.run(["gcc", "-O2", "-static", "-s", "-Werror", "-Wall", "-o", folder / name, ROOT / f"guest/tools/{name}.c"], check=True)
+    return folder
+
+
+def plant(lab: TemporaryLab, tools: Path) -> None:
+    for suite, wrappers in PLANTED.items():
+        kind = suite.partition("_")[0]
+        lab.suite(suite, (ROOT / f"suites/{kind}/test_{kind}.py").read_text())
+        for name in ["memory"] if kind == "memory" else ["heartbeat", "load"]:
+            path = lab.root / f"suites/{suite}/overlay/usr/bin/{name}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if name in wrappers:
+                shutil.copy(tools / name, path.with_name(f"real-{name}"))
+                path.write_text(f"#!/bin/sh\nREAL=/usr/bin/real-{name}\n{wrappers[name]}\n")
+                path.chmod(0o755)
+            else:
+                shutil.copy(tools / name, path)
+
+
+def figures(ran: Ran, suite: str) -> dict[str, list[float]]:
+    """All samples of a cell by metric, from the run's own record."""
+    (cell,) = [cell for cell in ran.data["cells"] if cell["suite"] == suite]
+    found: dict[str, list[float]] = {}
+    for reading in cell["readings"]:
+        found.setdefault(reading["metric"], []).append(reading["value"])
+    return found
+
+
+def test_each_check_can_fail(lab: TemporaryLab, tools: Path) -> None:
+    plant(lab, tools)
+    ran = lab.run("--soak", "7s", "--build", "debian", seconds=400)
+    cells = ran.cells
+    assert set(cells) == {f"debian/{suite}" for suite in PLANTED}, ran.err
+    why = {name.removeprefix("debian/"): cell["reason"] for name, cell in cells.items()}
+    assert {name for name, cell in cells.items() if cell["outcome"] == "pass"} == {"debian/soak_healthy"}, reasons(cells)
+    shown: Any = lab.labctl("runs", "show", "--json").data["run"]
+    told = {
+        (cell["cell"]["suite"], test["name"].partition("::")[2]): test["reason"]
+        for cell in shown["cells"]
+        for test in cell["attempts"][0]["tests"]
+        if test["outcome"] == "fail"
+    }
+
+    assert {name for suite, name in told if suite == "memory"} == {"test_patterns", "test_huge_pages", "test_no_leak", "test_out_of_memory"}
+    assert "1 wrong with own, the first at " in told["memory", "test_patterns"]
+    assert "1 wrong with own, the first at " in told["memory", "test_huge_pages"]
+    assert "bytes less after 1000 processes" in told["memory", "test_no_leak"]
+    assert "panic_on_oom" in told["memory", "test_out_of_memory"]
+
+    assert re.fullmatch(r"no heartbeat for \d+ s, after [1-3]\.\d s of its heartbeat", why["soak_hang"])
+    assert "sysrq triggered crash" in why["soak_crash"]
+    assert "s of its heartbeat" in why["soak_crash"]
+    assert "s of its heartbeat" in why["soak_reset"]
+    assert "the machine went off" in why["soak_off"]
+    assert "wrong memory at " in why["soak_wrong"]
+
+    for suite in PLANTED:
+        if suite.startswith("soak"):
+            of = figures(ran, suite)
+            broke = suite not in ("soak_wrong", "soak_healthy")
+            assert of["uptime.failures"] == [float(broke)], suite
+            assert (of["uptime.seconds"][0] < 7) == broke, f"{suite}: {of}"
+            assert of["uptime.gap"], f"{suite}: what was said before the end is kept"
