@@ -261,6 +261,10 @@ class SuiteConfig(_File):
     """Recipes of ``guest/tools``; their programs land in ``/usr/bin``."""
     modules: tuple[Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")], ...] = ()
     """Modules of the kernel under test, loaded with those that they need before the machine is ready. What it has built in is fine."""
+    optional_modules: tuple[Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")], ...] = ()
+    """Those that are loaded where the kernel is known to have them, and not missed elsewhere."""
+    reuse: bool = True
+    """A cell that passed need not be run again while nothing has changed. False where each run adds to what is known, as a soak does."""
 
 
 class ToolRecipe(_File):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from labctl.build import cpio, kernelmodules
@@ -12,7 +13,7 @@ from labctl.build.initramfs import followed_by, overlay_cpio
 from labctl.build.tools.obtain import tool
 from labctl.config import Lab
 from labctl.deadline import Deadline
-from labctl.errors import BuildFailed
+from labctl.errors import BuildFailed, ConfigError
 from labctl.model import Build, Provenance
 
 LONGEST_S = 3600.0
@@ -37,9 +38,14 @@ def with_suite(lab: Lab, build: Build, suite: str, progress: Callable[[str], Non
     if build.initrd is not None and config.tools:
         made = {name: tool(lab, name, build.arch, progress, deadline).obtain() for name in config.tools}
         archives.append(tools_archive(made, cache, deadline))
-    if build.initrd is not None and config.modules:
+    if build.initrd is not None and (config.modules or config.optional_modules):
         where = str(lab.suite(suite).relative_to(lab.root) / "suite.toml")
-        archives.append(kernelmodules.archive(build, config.modules, where, cache, deadline, progress))
+        wanted = list(config.modules)
+        for name in config.optional_modules:
+            with suppress(ConfigError):  # this kernel has none, or nobody knows: the suite makes do without
+                kernelmodules.archive(build, [name], where, cache, deadline, progress)
+                wanted.append(name)
+        archives.append(kernelmodules.archive(build, wanted, where, cache, deadline, progress))
     if folder.is_dir():
         archives.append(overlay_cpio(folder))
     joined = b"".join(archives)

@@ -228,7 +228,8 @@ def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], Non
     costs = {new.id: planned.costs[old.id] for new, old in zip(cells, planned.cells, strict=True)}
     builds = {build.name: build for build in made.values()}
     suited = _suited(planned.lab, cells, builds, progress)
-    keys = reuse.keys(planned.lab.root, cells, {**builds, **suited}, planned.targets, identity.result()) if planned.request.whole else {}
+    again = [cell for cell in cells if planned.request.whole and planned.lab.suite_config(cell.suite).reuse]
+    keys = reuse.keys(planned.lab.root, again, {**builds, **suited}, planned.targets, identity.result())
     tables = {name: _described(planned.lab, build) for name, build in builds.items()}
     # A gate decides by figures, and a cell that is not run has none.
     gated = {name for name, table in tables.items() if any(promise.gate for promise in promises_of(table))}

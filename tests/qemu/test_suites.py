@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.temporary_lab import Ran, TemporaryLab, reasons
+from tests.temporary_lab import TemporaryLab, reasons
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,9 +27,8 @@ PLANTED = {
         esac"""
     },
     "soak_hang": {"heartbeat": 'exec $REAL "$@" --stop-after 2'},
-    "soak_crash": {"load": '(sleep 3; echo c >/proc/sysrq-trigger) & exec $REAL "$@"'},
-    "soak_reset": {"load": "sleep 3; reboot -f"},
-    "soak_off": {"load": "sleep 3; poweroff -f"},
+    "soak_crash": {"load": '(sleep 2; echo c >/proc/sysrq-trigger) & exec $REAL "$@"'},
+    "soak_reset": {"load": "sleep 2; reboot -f"},
     "soak_wrong": {"load": 'exec $REAL "$@" --flip'},
     "soak_healthy": {},
 }
@@ -46,6 +46,9 @@ def plant(lab: TemporaryLab, tools: Path) -> None:
     for suite, wrappers in PLANTED.items():
         kind = suite.partition("_")[0]
         lab.suite(suite, (ROOT / f"suites/{kind}/test_{kind}.py").read_text())
+        # As it is, but for the tools, which the defects are planted in.
+        needs = (ROOT / f"suites/{kind}/suite.toml").read_text()
+        lab.write(f"suites/{suite}/suite.toml", re.sub(r"^tools = .*$", "", needs, flags=re.MULTILINE))
         for name in ["memory"] if kind == "memory" else ["heartbeat", "load"]:
             path = lab.root / f"suites/{suite}/overlay/usr/bin/{name}"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,18 +60,19 @@ def plant(lab: TemporaryLab, tools: Path) -> None:
                 shutil.copy(tools / name, path)
 
 
-def figures(ran: Ran, suite: str) -> dict[str, list[float]]:
-    """All samples of a cell by metric, from the run's own record."""
-    (cell,) = [cell for cell in ran.data["cells"] if cell["suite"] == suite]
+def samples(lab: TemporaryLab, suite: str) -> dict[str, list[float]]:
+    """Every sample of a suite's cell by metric, from the run's own record."""
     found: dict[str, list[float]] = {}
-    for reading in cell["readings"]:
-        found.setdefault(reading["metric"], []).append(reading["value"])
+    with (lab.runs[-1] / "samples.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["suite"] == suite:
+                found.setdefault(row["metric"], []).append(float(row["value"]))
     return found
 
 
 def test_each_check_can_fail(lab: TemporaryLab, tools: Path) -> None:
     plant(lab, tools)
-    ran = lab.run("--soak", "7s", "--build", "debian", seconds=400)
+    ran = lab.run("--soak", "5s", "--build", "debian", seconds=400)
     cells = ran.cells
     assert set(cells) == {f"debian/{suite}" for suite in PLANTED}, ran.err
     why = {name.removeprefix("debian/"): cell["reason"] for name, cell in cells.items()}
@@ -91,13 +95,16 @@ def test_each_check_can_fail(lab: TemporaryLab, tools: Path) -> None:
     assert "sysrq triggered crash" in why["soak_crash"]
     assert "s of its heartbeat" in why["soak_crash"]
     assert "s of its heartbeat" in why["soak_reset"]
-    assert "the machine went off" in why["soak_off"]
     assert "wrong memory at " in why["soak_wrong"]
 
     for suite in PLANTED:
         if suite.startswith("soak"):
-            of = figures(ran, suite)
+            of = samples(lab, suite)
             broke = suite not in ("soak_wrong", "soak_healthy")
             assert of["uptime.failures"] == [float(broke)], suite
-            assert (of["uptime.seconds"][0] < 7) == broke, f"{suite}: {of}"
+            assert (of["uptime.seconds"][0] < 5) == broke, f"{suite}: {of}"
             assert of["uptime.gap"], f"{suite}: what was said before the end is kept"
+
+    keys = {cell["cell"]["suite"]: cell["key"] for cell in shown["cells"]}
+    assert keys["memory"], "what passed need not be run again"
+    assert not keys["soak_healthy"], "a soak is: each hour adds to what is known"
