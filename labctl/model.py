@@ -188,6 +188,8 @@ class TargetConfig(_File):
     """Words that this machine needs on the kernel's command line (its console, what emulation needs)."""
     channel: Channel = Channel.WALL
     """How figures are taken on it unless the matrix or the command line says otherwise."""
+    console_log: Annotated[Size, AfterValidator(at_least(1 << 20, ": a boot must be whole"))] = 64 << 20
+    """Bytes that the record of its console may take on disk, in an attempt: of a longer one beginning and end are kept."""
     boot: BootExpectation = BootExpectation()
     drivers: Annotated[Mapping[str, Mapping[str, Any]], Field(min_length=1)]
     """Driver name → its options; each driver fills the roles that it has."""

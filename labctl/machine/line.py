@@ -62,6 +62,8 @@ class Line:
     there is none."""
     patience: float = PATIENCE
 
+    stage: str = field(default="", init=False)
+    """How far `connect` has come, in words for whoever waits in vain."""
     _thread: threading.Thread | None = field(default=None, init=False)
     _checker: threading.Thread | None = field(default=None, init=False)
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
@@ -127,7 +129,8 @@ class Line:
                 if self._failed is not None:
                     raise self._failed
                 if self._stop.is_set() or deadline.expired:
-                    raise ConsoleLost(f"the console has no connection within {deadline.seconds:g} s", target=self.target)
+                    stage = f": {self.stage}" if self.stage else ""
+                    raise ConsoleLost(f"the console has no connection within {deadline.seconds:g} s{stage}", target=self.target)
                 self._changed.wait(deadline.left)
             return self._connection
 

@@ -99,7 +99,7 @@ class Session:
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
-        self.transcript = self._stack.enter_context(Transcript(self.workdir))
+        self.transcript = self._stack.enter_context(Transcript(self.workdir, most=self.target.config.console_log))
         self.machine: Machine = assemble(DriverContext(self.target, self.workdir, self.host_cpus, self.wires), self.transcript)
         self._stack.callback(self._discard_disks)
         self._stack.callback(self.machine.console.detach)

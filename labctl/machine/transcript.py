@@ -20,6 +20,7 @@ from types import TracebackType
 
 from labctl.deadline import Deadline, DeadlineExpired
 from labctl.errors import StorageError
+from labctl.machine.bounded import Bound
 from labctl.machine.matching import Hit, Pattern, PatternLike, Scanner
 from labctl.machine.timeindex import TimeIndex, nameless, write_all
 from labctl.model import SCHEMA
@@ -32,6 +33,9 @@ SETTLE_S = 0.05
 
 GRACE_S = 2.0
 """How long a search that lags behind a flood goes on after its deadline, in what had been read by then."""
+
+LOG_BYTES = 64 << 20
+"""Bytes of a log on disk, unless something else is asked for: a thousand boots of a kernel that talks."""
 
 _BLOCK = 1 << 18
 _TAIL = 1 << 16
@@ -63,9 +67,9 @@ class ConsoleEnded(Exception):
 class Transcript:
     """See the module. Without a folder nothing is left behind: what exceeds the window goes to a nameless temporary file."""
 
-    def __init__(self, folder: Path | None = None, *, window: int = 1 << 20) -> None:
+    def __init__(self, folder: Path | None = None, *, window: int = 1 << 20, most: int = LOG_BYTES) -> None:
         """``window``: bytes kept in memory (twice as many for a moment). A console.log that is there already is continued, offsets
-        and all. Raises StorageError if the folder cannot be written."""
+        and all. ``most``: bytes of the log on disk, see `labctl.machine.bounded`. Raises StorageError if the folder cannot be written."""
         self._folder = folder
         self._limit = window
         self._changed = threading.Condition(threading.Lock())
@@ -74,6 +78,7 @@ class Transcript:
         self._window = bytearray()
         self._index = TimeIndex()
         self._log: FileIO | None = None
+        self._bound = Bound(most)
         self._fed_ns = 0
         self._gaps: list[tuple[int, str]] = []
         self.ended: str | None = None
@@ -141,10 +146,15 @@ class Transcript:
             if not self._log.closed:
                 write_all(self._log, data)
                 self._index.store(t_ns, self.size)
+                self._keep_bound()
         elif overflows:
             self._log = nameless()
             write_all(self._log, bytes(self._window))
             self._index.open_nameless()
+
+    def _keep_bound(self) -> None:
+        if self._log is not None and self.size > self._bound.most and self._bound.keep(self._log.fileno(), self.size):
+            self.note(f"the log is larger than {self._bound.most} bytes: from here on only its beginning and its end are kept")
 
     def _fail(self, error: OSError) -> None:
         with self._changed:

@@ -299,3 +299,28 @@ def test_many_wait_at_once() -> None:
         for thread in threads:
             thread.join(SOON)
         assert sorted(m.text for m in outcomes) == sorted(b"mark %d;" % n for n in range(20))
+
+
+def test_a_log_takes_only_so_much_of_the_disk(tmp_path: Path) -> None:
+    most, line = 4 << 20, b"%09d\n"
+    count = (24 << 20) // 10
+    with Transcript(tmp_path, window=1 << 16, most=most) as transcript:
+        for start in range(0, count, 10_000):
+            transcript.feed(b"".join(line % number for number in range(start, min(start + 10_000, count))))
+        size = transcript.size
+        assert transcript.read(0, 20) == b"000000000\n000000001\n"
+        assert transcript.read(size - 10) == line % (count - 1)
+        assert transcript.read(size - (1 << 20), size - (1 << 20) + 200).count(b"\n") == 20  # from the log, not the window
+        assert transcript.time_of(size - 1) >= transcript.time_of(0)
+    log = tmp_path / "console.log"
+    assert log.stat().st_size == size == count * 10
+    assert log.stat().st_blocks * 512 <= most + (2 << 20)
+    assert b"bytes were dropped here" in log.read_bytes()[2 << 20 : (2 << 20) + 200]
+    assert (tmp_path / "console.marks.jsonl").read_text().count("only its beginning and its end are kept") == 1
+
+
+def test_a_log_within_its_bound_is_whole(tmp_path: Path) -> None:
+    data = bytes(range(1, 256)) * 8192
+    with Transcript(tmp_path, most=4 << 20) as transcript:
+        transcript.feed(data)
+    assert (tmp_path / "console.log").read_bytes() == data

@@ -23,6 +23,7 @@ from labctl.model import Build, build_digest
 
 STALLED = 20.0
 """Seconds without a byte in the middle of a file after which the network is lost: iPXE sends again for longer, and in vain."""
+_CABLE = "see the machine's cable, its switch port, and the way to the boot server"
 STARTS = 20.0
 """Seconds from the last byte until the loader speaks, at most: it checks a hundred megabytes a second, also where it is emulated."""
 
@@ -137,16 +138,24 @@ class Delivery:
                 tail=self.transcript.tail(10, self._since),
                 remedy="does it boot from the network, and does its DHCP name this boot server? docs/real-servers.md",
             )
+        before = ""
         for part in wanted:
+            if part not in fetched and before:
+                raise self._failed(
+                    f"the network was lost behind the {before}, all of which was sent: it never asked for the {part}", _CABLE
+                )
             if part not in fetched:
                 raise self._failed(f"it never asked for the {part}")
+            before = part
             if not fetched[part].whole:
                 raise self._lost(fetched[part])
         if self._is_uefi:
             return
         if gap := self.transcript.gap_since(self._since):
             raise ConsoleLost(f"{gap}; what the loader found of the files is not known", target=self.target, tail=self.transcript.tail(10))
-        raise self._failed("all of it was fetched, and the loader that checks it did not start")
+        raise self._failed(
+            "all of it was fetched, and the loader that checks it was not heard: it did not start, or the console lost what it said"
+        )
 
     @property
     def verified(self) -> bool:
@@ -177,7 +186,7 @@ class Delivery:
     def _lost(self, fetch: Fetch) -> DeployError:
         return self._failed(
             f"the network was lost in the middle of the {fetch.name}: {fetch.sent} of {fetch.size} bytes were sent",
-            "see the machine's cable, its switch port, and the way to the boot server",
+            _CABLE,
         )
 
     def _failed(self, message: str, remedy: str = "") -> DeployError:

@@ -219,12 +219,15 @@ class Sol:
 
     def _connect(self, deadline: Deadline) -> _Activated:
         """Errors of the session say what ipmitool would not: wrong password, no answer, no SOL."""
+        began = time.monotonic()
+        self._line.stage = "the BMC has not let us in yet"
         with session(self._address, deadline) as bmc:
             answer = bytes(bmc.send_raw(0, _APP, _STATUS))
             if len(answer) >= 3 and answer[0] == 0 and answer[2] & 1:
                 self.transcript.note("the SOL was in use by another session, which was ended")
             # A BMC may forget to say that it is active. One that has nothing to deactivate says 0x80: no harm.
             bmc.send_raw(0, _APP, _DEACTIVATE)
+        self._line.stage = f"the BMC has not given its SOL yet, and took {time.monotonic() - began:.1f} s to log in and to free it"
         # The password passes through a nameless file in memory: on no command line, in no environment, on no disk.
         secret = os.memfd_create("ipmitool", os.MFD_CLOEXEC)
         try:
