@@ -45,6 +45,7 @@ def boot_server(
         shelf = Shelf(offers)
         shelf.make(shared=True)
         at = stack.enter_context(serving(shelf, address, port))
+        stack.enter_context(shelf.served(address, at))
         if interface:
             first, _, last = dhcp.partition(",")
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="labctl-boot-server-")))

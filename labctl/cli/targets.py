@@ -100,7 +100,8 @@ def check_targets(
     as_json: Json = False,
 ) -> None:
     """Check targets: the file, its drivers and their options, the programs that the host needs; of a real server also that its BMC answers,
-    that the credentials work and that the console can be had, with sensors, event log and inventory. Nothing is switched without --boot.
+    that the credentials work, that the console can be had and echoes, that the boot server answers; with sensors, event log and inventory.
+    Nothing is switched without --boot.
 
     \b
     $ labctl targets check
@@ -125,9 +126,15 @@ def check_targets(
         print_json(targets=results)
     else:
         print_table(
-            ("TARGET", "STATE", "POWER", "CONSOLE", "SENSORS", "STANDING"),
+            ("TARGET", "STATE", "POWER", "CONSOLE", "BOOT SERVER", "SENSORS", "STANDING"),
             [
-                (r["target"], "ok" if r["ok"] else "wrong", r.get("power", "-"), r.get("console", "-"), _sensors(r), r["standing"] or "-")
+                (
+                    r["target"],
+                    "ok" if r["ok"] else "wrong",
+                    *(r.get(key) or "-" for key in ("power", "console", "boot_server")),
+                    _sensors(r),
+                    r["standing"] or "-",
+                )
                 for r in results
             ],
             "this lab has no targets",

@@ -12,16 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labctl.deadline import Deadline
-from labctl.errors import LabctlError
+from labctl.errors import ConsoleLost, LabctlError
 from labctl.machine import lease, standing
-from labctl.machine.protocols import Console, DriverContext, Health, HealthEvent, Power, Reading
+from labctl.machine.protocols import Console, Deploy, DriverContext, FetchesFromLab, Health, HealthEvent, Power, Reading
 from labctl.machine.registry import Machine, assemble, load
-from labctl.machine.transcript import Transcript
-from labctl.model import Target
+from labctl.machine.transcript import ConsoleEnded, Transcript
+from labctl.model import PowerState, Target
 
 PATIENCE = 20.0
 """Seconds for all questions to one target."""
 AT_A_TIME = 64
+_QUIET, _ECHO = 0.5, 1.5
+"""Seconds of silence before anything is typed, and for what was typed to be seen again."""
+_ERASE = b"\x7f"
 EVENTS = 20
 """How many of its log's last entries are shown."""
 
@@ -33,6 +36,10 @@ class Found:
     target: str
     power: str = ""
     console: str = ""
+    """``echoes``: what was typed came back; ``speaks``: it was saying something; ``silent``: it is on and gave no echo; ``connects``: the
+    machine is off, so more cannot be known; ``in use``: somebody holds it."""
+    boot_server: str = ""
+    """Where it answered, asked from this host: whether the machine reaches it, only a boot tells."""
     readings: tuple[Reading, ...] = ()
     events: tuple[HealthEvent, ...] = ()
     inventory: dict[str, str] = field(default_factory=dict)
@@ -57,6 +64,7 @@ def check(target: Target, lab_root: Path) -> Found:
         _try(found, lambda: _power(machine, found, deadline))
         if not found.wrong:  # one unreachable BMC is one mistake
             _try(found, lambda: _console(machine, found, lab_root, deadline))
+            _try(found, lambda: _boot_server(machine, found, lab_root, deadline))
             _try(found, lambda: _health(machine, found, deadline))
     return found
 
@@ -76,15 +84,40 @@ def _power(machine: Machine, found: Found, deadline: Deadline) -> None:
 def _console(machine: Machine, found: Found, lab_root: Path, deadline: Deadline) -> None:
     if not machine.has(Console):
         return
-    owner = standing.reservation(lab_root, machine.target.name)
-    if lease.holders(machine.target, lab_root) or (owner is not None and not owner.ours):
+    if _held(machine, lab_root):
         found.console = "in use"  # taking it would take it from them
         return
     try:
         machine.console.attach(deadline)
+        found.console = _echo(machine, deadline) if found.power == PowerState.ON.value else "connects"
     finally:
         machine.console.detach()
-    found.console = "connects"
+
+
+def _echo(machine: Machine, deadline: Deadline) -> str:
+    """Types a blank, which no prompt acts on, and takes it back. Nothing is typed while the machine speaks."""
+    transcript, before = machine.transcript, machine.transcript.size
+    try:
+        if transcript.wait_beyond(before, deadline.sooner(_QUIET)):
+            return "speaks"
+        machine.console.write(b" ")
+        echoes = transcript.wait_beyond(before, deadline.sooner(_ECHO))
+        machine.console.write(_ERASE)
+    except ConsoleEnded as ended:
+        raise ConsoleLost(f"the console ended: {ended.reason}", target=machine.target.name) from None
+    return "echoes" if echoes else "silent"
+
+
+def _boot_server(machine: Machine, found: Found, lab_root: Path, deadline: Deadline) -> None:
+    deploy = machine.roles.get(Deploy)
+    if isinstance(deploy, FetchesFromLab):
+        # Whoever holds the target serves at its address himself.
+        found.boot_server = "in use" if _held(machine, lab_root) else deploy.boot_server(deadline)
+
+
+def _held(machine: Machine, lab_root: Path) -> bool:
+    owner = standing.reservation(lab_root, machine.target.name)
+    return bool(lease.holders(machine.target, lab_root)) or (owner is not None and not owner.ours)
 
 
 def _health(machine: Machine, found: Found, deadline: Deadline) -> None:

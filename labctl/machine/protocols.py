@@ -169,6 +169,22 @@ class Carries(Protocol):
         """The machine is off: nothing is offered to it any more. Released already is no error."""
 
 
+@runtime_checkable
+class FetchesFromLab(Protocol):
+    """What a Deploy driver has besides where the machine fetches the build from the lab's boot server (`isinstance` tells)."""
+
+    def boot_server(self, deadline: Deadline) -> str:
+        """Ask it, from here: where it answered, empty if the driver needs none. DeployError if it does not, or cannot be had."""
+
+
+@runtime_checkable
+class StartsFromWithin(Protocol):
+    """What a Deploy driver has besides `Carries` where another system boots first, and that one starts the build (`isinstance` tells)."""
+
+    def began(self) -> int:
+        """Where in the transcript the build's own boot began: what was said before is the other system's."""
+
+
 @dataclass(frozen=True, slots=True)
 class CommandResult:
     """A command's end in the machine: exit status, output (stdout and stderr mixed where the channel has one stream), seconds."""

@@ -33,7 +33,19 @@ from labctl.machine.boot import Boot, explain, wait_for_ready
 from labctl.machine.expect import ConsoleExpect
 from labctl.machine.nics import mac
 from labctl.machine.power import power_cycle
-from labctl.machine.protocols import Carries, CommandResult, Counter, Deploy, DriverContext, Files, Proves, Shell, Starves, Unplugs
+from labctl.machine.protocols import (
+    Carries,
+    CommandResult,
+    Counter,
+    Deploy,
+    DriverContext,
+    Files,
+    Proves,
+    Shell,
+    StartsFromWithin,
+    Starves,
+    Unplugs,
+)
 from labctl.machine.registry import Machine, assemble
 from labctl.machine.transcript import ConsoleEnded, Transcript
 from labctl.machine.wires import Wire
@@ -172,7 +184,13 @@ class Session:
         self.watcher.status("booting")
         self._attempted += 1
         self.transcript.note(f"power on, boot {self._attempted}")
-        return start(self.machine, warm=False, deadline=deadline)
+        return self._start(warm=False, deadline=deadline)
+
+    def _start(self, *, warm: bool, deadline: Deadline) -> int:
+        t0_ns = start(self.machine, warm=warm, deadline=deadline)
+        if isinstance(deploy := self.machine.deploy, StartsFromWithin):
+            self._since = deploy.began()
+        return t0_ns
 
     def reset(self) -> Boot:
         """Warm reset, and wait for ``ready`` again."""
@@ -181,7 +199,7 @@ class Session:
         self._attempted += 1
         self.transcript.note(f"reset, boot {self._attempted}")
         self.watcher.status("booting")
-        return self._wait(start(self.machine, warm=True, deadline=Deadline.after(POWER_DEADLINE)), counted=False)
+        return self._wait(self._start(warm=True, deadline=Deadline.after(POWER_DEADLINE)), counted=False)
 
     def _wait(self, t0_ns: int, *, counted: bool = True) -> Boot:
         counted = counted and self.target.config.channel is Channel.ICOUNT

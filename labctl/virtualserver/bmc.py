@@ -178,6 +178,7 @@ def tell_simulator(settings: Settings, commands: list[str]) -> None:
     """Commands of ipmi_sim_cmd(5). ManagementError with its own words if it refuses one."""
     try:
         with socket.create_connection((LOOPBACK, settings.sim_console_port), timeout=10) as console:
+            _prompt(console)  # its first: who hangs up before the last answer ends the simulator, by SIGPIPE
             for command in commands:
                 console.sendall(command.encode() + b"\n")
                 _prompt(console)

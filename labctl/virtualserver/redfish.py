@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from labctl.virtualserver import redfish_health
 from labctl.virtualserver.settings import LOOPBACK, Files, load
 
 SYSTEM = "8f0b1d5c-3a1f-4c7e-9d0a-6f2b7c1e4a55"
@@ -99,6 +100,7 @@ def serve(files: Files, keeper: str, port: int) -> None:
     accounts.touch(mode=0o600)
     accounts.write_bytes(b"admin:" + hashed + b"\n")
     app.configure(extra_config={"SUSHY_EMULATOR_FAKE_DRIVER": True, "SUSHY_EMULATOR_AUTH_FILE": str(accounts)})
+    redfish_health.add(app, settings, files, SYSTEM)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     app.run(host=LOOPBACK, port=port, threaded=True)
 

@@ -19,12 +19,12 @@ from labctl.machine import registry
 from labctl.machine.protocols import ROLES, Carries, Console, Deploy, DriverContext, Power, Shell
 from labctl.machine.reader import Reader
 from labctl.machine.registry import Machine, assemble
-from labctl.machine.session import Session
+from labctl.machine.session import Session, start
 from labctl.machine.transcript import Transcript
 from labctl.model import Build, Target, TargetConfig
 from labctl.run.equip import equipped
 from labctl.virtualserver.client import VirtualServer
-from tests import outlet, ssh_guest
+from tests import living_system, outlet, ssh_guest
 from tests.leftovers import machine_name, our_machines
 from tests.person import person
 from tests.virtual_servers import virtual_server
@@ -56,6 +56,12 @@ class Rig:
     """The lab's agent is put behind its build's initramfs."""
     build: Build | None = None
     """Another than the usual one."""
+    recipe: str = ""
+    """Of another build than the usual one."""
+    living: bool = False
+    """The server has a Linux on its disk, of `tests.living_system`."""
+    slow: bool = False
+    """To put a build there takes a boot: what can be asked together is asked once."""
     target_name: str = ""
     serial_port: int = 0
 
@@ -119,6 +125,18 @@ def _by_serial(server: VirtualServer) -> Mapping[str, Mapping[str, Any]]:
     return {**_by_network(server), "serial": {"port": f"socket://127.0.0.1:{server.settings.serial_port}"}, "console_shell": {}}
 
 
+def _by_disk(server: VirtualServer) -> Mapping[str, Mapping[str, Any]]:
+    port, boot_port = server.settings.boot_server_port, server.settings.boot_port
+    return {**_by_ipmi(server), "disk": {"port": port, "url": f"http://10.0.2.2:{boot_port}"}}
+
+
+def _by_kexec(server: VirtualServer) -> Mapping[str, Mapping[str, Any]]:
+    """By the console, and fetched."""
+    port, url = server.settings.boot_server_port, f"http://10.0.2.2:{server.settings.boot_port}"
+    serial = {"port": f"socket://127.0.0.1:{server.settings.serial_port}"}
+    return {**_by_ipmi(server), "kexec": {"port": port, "url": url, "ready": living_system.READY}, "serial": serial, "console_shell": {}}
+
+
 def _server(name: str, drivers: Callable[..., Mapping[str, Mapping[str, Any]]], **more: Any) -> Rig:
     return Rig(name, {}, b"SeaBIOS (version", our_machines, server=drivers, **more)
 
@@ -135,7 +153,8 @@ RIGS: Mapping[str, Sequence[Rig]] = {
     "serial": (_server("tcp", _by_serial, flood=50_000),),
     "agent": (Rig("virtio", {"qemu": {"disk_bus": "none"}, "agent": {}}, b"SeaBIOS (version", our_machines, agent=True),),
     "ssh": (Rig("guest", {}, b"SeaBIOS (version", our_machines, ssh=True),),
-    "disk": (),  # each put is a boot of the installer: tests/qemu/test_disk.py asks the same of it, in two
+    "disk": (_server("written", _by_disk, recipe=living_system.RECIPE, slow=True),),
+    "kexec": (_server("console", _by_kexec, living=True, slow=True),),
 }
 
 
@@ -164,11 +183,14 @@ def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         yield found
         return
     with (
-        virtual_server(tmp_path_factory.mktemp("lab"), redfish=found.redfish) as running,
+        virtual_server(tmp_path_factory.mktemp("lab"), redfish=found.redfish, memory=512 << 20) as running,
         found.beside(running) if found.beside else nullcontext() as beside,
     ):
+        if found.living:
+            living_system.install(running, living_system.build(running.lab_root))
+        build = living_system.obtained(running.lab_root, found.recipe) if found.recipe else None
         drivers = found.server(running) if found.beside is None else found.server(running, beside)
-        yield replace(found, drivers=drivers, target_name=running.name, serial_port=running.settings.serial_port)
+        yield replace(found, drivers=drivers, build=build, target_name=running.name, serial_port=running.settings.serial_port)
 
 
 @dataclass
@@ -194,6 +216,10 @@ class Bench:
     def deploy(self) -> Deploy:
         return self.machine.deploy
 
+    def start(self) -> None:
+        """Boot what was put."""
+        start(self.machine, warm=False, deadline=self.deadline())
+
 
 @pytest.fixture
 def bench(rig: Rig, debian: Build, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
@@ -201,16 +227,19 @@ def bench(rig: Rig, debian: Build, tmp_path: Path, request: pytest.FixtureReques
     with ExitStack() as stack:
         transcript = stack.enter_context(Transcript(tmp_path))
         machine = assemble(DriverContext(target, tmp_path), transcript)
-        bench = Bench(rig, target, debian, machine, transcript)
+        bench = Bench(rig, target, rig.build or debian, machine, transcript)
         if rig.server is not None:
             machine.power.off(bench.deadline())  # the session of the same tests may have left it on
         # A server boots what its disk holds, without a build; a session of the same tests may still offer it one.
         if machine.has(Deploy) and (rig.server is None or request.module.ROLE is Deploy):
             if isinstance(machine.deploy, Carries):
                 stack.callback(machine.deploy.release)
-            machine.deploy.put(debian, f"{target.config.append} {debian.append}", bench.deadline())
+            if not rig.slow:
+                machine.deploy.put(bench.build, f"{target.config.append} {bench.build.append}", bench.deadline())
         if machine.has(Console):
             stack.callback(machine.console.detach)
+            if rig.living:
+                machine.console.attach(bench.deadline())
         else:
             # A driver that only switches: what the machine says is read past it.
             serial = stack.enter_context(socket.create_connection(("127.0.0.1", rig.serial_port)))

@@ -13,31 +13,44 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import DeployError
-from labctl.machine.protocols import Deploy
+from labctl.machine.protocols import Carries, Deploy, StartsFromWithin
 from tests.contract.conftest import Bench
 
 ROLE = Deploy
 pytestmark = pytest.mark.qemu
 
 
+TOGETHER = "each put takes a boot: asked with the latest"
+
+
 def test_put_says_which_build_it_was(bench: Bench) -> None:
+    if bench.rig.slow:
+        pytest.skip(TOGETHER)
     assert bench.deploy.put(bench.build, "console=ttyS0", bench.deadline()) == bench.build.digest
 
 
 def test_the_command_line_arrives(bench: Bench) -> None:
+    if bench.rig.slow:
+        pytest.skip(TOGETHER)
     words = bench.target.config.append + ' labctl.word="a, b" panic=-1'
     bench.deploy.put(bench.build, words, bench.deadline())
-    bench.power.on(bench.deadline())
+    bench.start()
     bench.transcript.wait([b'labctl.word="a, b"'], deadline=bench.deadline())
 
 
 def test_the_latest_counts(bench: Bench) -> None:
-    for word in ("first=1", "second=2"):
-        bench.deploy.put(bench.build, f"{bench.target.config.append} {word}", bench.deadline())
-    bench.power.on(bench.deadline())
-    line = bench.transcript.wait([b"Command line:"], deadline=bench.deadline())
-    bench.transcript.wait([b"second=2"], since=line.offset, deadline=bench.deadline())
-    assert b"first=1" not in bench.transcript.read(0)
+    for word in ("first=1", 'second="2, two"'):
+        assert bench.deploy.put(bench.build, f"{bench.target.config.append} {word} panic=-1", bench.deadline()) == bench.build.digest
+    before = bench.transcript.size
+    bench.start()
+    if isinstance(bench.deploy, StartsFromWithin):
+        before = bench.deploy.began()
+    line = bench.transcript.wait([b"Command line:"], since=before, deadline=bench.deadline())
+    bench.transcript.wait([b'second="2, two"'], since=line.offset, deadline=bench.deadline())
+    ready = bench.transcript.wait([b"labctl-guest: ready"], since=line.offset, deadline=bench.deadline())
+    assert b"first=1" not in bench.transcript.read(before, ready.end)
+    if isinstance(bench.deploy, Carries):
+        assert bench.deploy.arrived(True) == bench.build.digest
 
 
 def test_a_machine_that_is_on_takes_no_build(bench: Bench) -> None:

@@ -12,11 +12,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from labctl.deadline import Deadline
 from labctl.errors import ConfigError, ConsoleLost, DeployError, Problem
 from labctl.machine.bootserver import loader
 from labctl.machine.bootserver.offer import Fetch, File, Offer, Shelf, describe
 from labctl.machine.bootserver.script import PARTS, boot_script
-from labctl.machine.bootserver.web import serving
+from labctl.machine.bootserver.web import answers, serving
 from labctl.machine.protocols import DriverContext
 from labctl.machine.transcript import Transcript
 from labctl.model import Build, build_digest
@@ -85,6 +86,14 @@ class Delivery:
             self._serving = True
         self.offer = offer
         self.begin()
+
+    def ask(self, deadline: Deadline) -> str:
+        """Where the boot server answers, asked from here: the service, or one that is started for the question. DeployError."""
+        if self.service is not None:
+            address, port = self._shelf.server(self.target)
+            return answers(address, port, self.target, deadline)
+        with serving(self._shelf, self.address, self.port, self.target) as port:
+            return answers(self.address, port, self.target, deadline)
 
     def begin(self) -> None:
         """A boot starts now: what was fetched before does not count."""

@@ -22,6 +22,7 @@ from labctl.errors import DeployError, StorageError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """Of a file within an offer: safe in a URL and in an iPXE script."""
+_SERVER = "boot-server.json"
 _JOURNAL = 1 << 22
 """Bytes of a journal at most: a machine that asks without end fills no disk."""
 
@@ -146,6 +147,39 @@ class Shelf:
         with suppress(OSError):
             path.unlink()
         return None
+
+    # --- the service that serves this folder
+
+    @contextmanager
+    def served(self, address: str, port: int) -> Iterator[None]:
+        """Say within this block where the folder is served: a file that its server holds. One server a folder: StorageError."""
+        path = self.folder / _SERVER
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be written: {error.strerror}") from None
+        with os.fdopen(descriptor, "r+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StorageError(f"{self.folder} is served already", remedy="one boot server a folder of offers") from None
+            file.truncate()
+            file.write(json.dumps({"address": address, "port": port}))
+            file.flush()
+            yield
+            path.unlink(missing_ok=True)
+
+    def server(self, target: str) -> tuple[str, int]:
+        """Address and port of the service that serves this folder now. DeployError if there is none."""
+        with suppress(OSError, ValueError, KeyError, TypeError), (self.folder / _SERVER).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                said = json.loads(file.read())
+                return str(said["address"]), int(said["port"])
+        raise DeployError(
+            f"no boot server serves {self.folder}", target=target, remedy=f"labctl boot-server --offers {self.folder}, with --address"
+        )
 
     # --- the journal: written by the server, read by the owner
 

@@ -19,16 +19,20 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from labctl.deadline import Deadline
 from labctl.errors import DeployError
 from labctl.machine.bootserver.offer import Fetch, File, Offer, Shelf, now
 
 REPORT = 4096
 PATIENCE = 30.0
 """Seconds that a machine may take for a request, or leave bytes unread, before its connection is closed."""
+_ANSWER = 3.0
+"""Seconds until a boot server that is asked has answered."""
 _CHUNK = 1 << 18
 _NOTED = 1.0
 """Seconds between two notes of a transfer that goes on."""
@@ -189,6 +193,23 @@ class _Server(ThreadingHTTPServer):
         for connection in list(self._open):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+
+
+def answers(address: str, port: int, target: str, deadline: Deadline) -> str:
+    """The URL at which a boot server answers with a script for iPXE, asked now from this host. DeployError."""
+    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1"}.get(address, address)  # noqa: S104  # asked, not listened on
+    url, remedy = f"http://{host}:{port}/boot.ipxe", "is it running, and at an address of this host? labctl boot-server --help"
+    connection = HTTPConnection(host, port, timeout=max(0.1, deadline.sooner(_ANSWER).left))
+    try:
+        connection.request("GET", "/boot.ipxe")
+        said = connection.getresponse().read(16)
+    except (OSError, HTTPException) as error:
+        raise DeployError(f"the boot server does not answer at {url}: {error}", target=target, remedy=remedy) from None
+    finally:
+        connection.close()
+    if not said.startswith(b"#!ipxe"):
+        raise DeployError(f"what answers at {url} is no boot server", target=target, remedy=remedy)
+    return url
 
 
 @contextmanager

@@ -121,6 +121,9 @@ class Disk:
     def arrived(self, ready: bool) -> str:
         return self._digest
 
+    def boot_server(self, deadline: Deadline) -> str:
+        return self._delivery.ask(deadline)
+
     def release(self) -> None:
         self._delivery.release()
 

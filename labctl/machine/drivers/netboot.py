@@ -89,6 +89,9 @@ class Netboot:
         self._delivery.arrived(ready)
         return self._digest if self._delivery.verified else ""
 
+    def boot_server(self, deadline: Deadline) -> str:
+        return self._delivery.ask(deadline)
+
     def release(self) -> None:
         self._stop_typing()
         self._delivery.release()

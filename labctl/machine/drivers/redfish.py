@@ -17,9 +17,10 @@ from pydantic import AfterValidator, Field
 
 from labctl.deadline import Deadline
 from labctl.errors import ConfigError, HostToolMissing, InfraError, ManagementError, PowerError, Problem
+from labctl.machine import redfish_health
 from labctl.machine.lockfile import printable
 from labctl.machine.polling import until
-from labctl.machine.protocols import DriverContext
+from labctl.machine.protocols import DriverContext, HealthEvent, Reading
 from labctl.model import PowerState
 from labctl.secrets import Secret, reveal, without_password
 
@@ -45,6 +46,8 @@ class Redfish:
 
     _system: Any = field(default=None, init=False)
     _off_since: float | None = field(default=None, init=False)
+    _sampled: dict[str, str] | None = field(default=None, init=False)
+    """Sensors that are read beside a measurement."""
 
     stays_on = True
 
@@ -96,6 +99,33 @@ class Redfish:
                 f"{self._name} was told to boot from {wanted.value} and reads back {getattr(found, 'value', found)}",
                 target=self.context.target.name,
             )
+
+    # --- Health
+
+    def readings(self, deadline: Deadline) -> tuple[Reading, ...]:
+        with self._bmc(deadline) as system:
+            return tuple(redfish_health.readings(system))
+
+    def sample(self, deadline: Deadline) -> Mapping[str, float]:
+        with self._bmc(deadline) as system:
+            self._sampled, found = redfish_health.beside_a_measurement(self._sampled, system)
+        return found
+
+    def latest_event(self, deadline: Deadline) -> int:
+        with self._bmc(deadline) as system:
+            return redfish_health.latest_event(system)
+
+    def events(self, after: int, deadline: Deadline) -> tuple[HealthEvent, ...]:
+        with self._bmc(deadline) as system:
+            return redfish_health.events(system, after)
+
+    def log_is_full(self, deadline: Deadline) -> bool:
+        with self._bmc(deadline) as system:
+            return redfish_health.log_is_full(system)
+
+    def inventory(self, deadline: Deadline) -> Mapping[str, str]:
+        with self._bmc(deadline) as system:
+            return redfish_health.inventory(system)
 
     @staticmethod
     def occupies(options: Mapping[str, Any]) -> str:

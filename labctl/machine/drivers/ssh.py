@@ -170,7 +170,18 @@ class Ssh:
     @contextmanager
     def _sftp(self, deadline: Deadline) -> Iterator[Any]:
         assert self._connection is not None  # noqa: S101  # opened before
-        with self._connection.client.open_sftp() as files:
+        import paramiko
+
+        try:
+            channel = self._connection.client.open_sftp()
+        except paramiko.SSHException:  # a connection that has broken since is made again, for nothing was sent yet
+            self.close()
+            self.open(deadline)
+            try:
+                channel = self._connection.client.open_sftp()
+            except paramiko.SSHException as error:
+                raise ConsoleLost(f"SSH to {self._where} carries no files: {error}", target=self.context.target.name) from None
+        with channel as files:
             files.get_channel().settimeout(max(0.1, deadline.left))
             yield files
 

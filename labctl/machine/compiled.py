@@ -1,0 +1,39 @@
+"""A small program of ``guest/`` that runs in a machine, compiled here once by gcc and kept in the cache, named by its sources."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from labctl.config import cache_folder, shipped
+from labctl.deadline import Deadline
+from labctl.errors import DeployError, StorageError
+from labctl.process import run
+
+
+def compiled(name: str, sources: Sequence[str], flags: Sequence[str], also: Sequence[str] = ()) -> Path:
+    """The program of the folder ``guest/NAME``; ``also`` are files that gcc reads besides (``@`` in a flag is that folder).
+
+    HostToolMissing, DeployError with gcc's words, StorageError.
+    """
+    folder = shipped("guest") / name
+    content = [(folder / file).read_bytes() for file in (*sources, *also)]
+    made = cache_folder() / f"{name}-{hashlib.sha256(repr((tuple(flags), content)).encode()).hexdigest()[:16]}"
+    if made.exists():
+        return made
+    try:
+        made.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=made.parent, prefix=f"{name}-") as file:
+            words = [*(flag.replace("@", str(folder)) for flag in flags), "-o", file.name, *(str(folder / source) for source in sources)]
+            done = run(["gcc", *words], Deadline.after(60))
+            if done.status != 0:
+                raise DeployError(f"the {name} that runs in the machine cannot be made: {done.words}")
+            os.link(file.name, made)
+    except FileExistsError:
+        pass  # by another process meanwhile
+    except OSError as error:
+        raise StorageError(f"{made}: {error.strerror}", remedy="set LABCTL_CACHE to a folder that can be written") from None
+    return made

@@ -1,0 +1,155 @@
+"""What a BMC knows of its machine's health, by Redfish: sensors, event log, who made it. By sushy, on a system that it has found.
+
+Resources: DMTF DSP2046 (Thermal 1.x, Power 1.x, LogService, LogEntry, ComputerSystem). They are read as they are: sushy keeps what it read,
+and knows neither a machine's draw nor its logs. A BMC that has only the newer ThermalSubsystem and Sensors is not understood.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from labctl.machine.lockfile import printable
+from labctl.machine.protocols import HealthEvent, Reading
+
+SAMPLED = {"degC": "machine_degc", "W": "machine_watts"}
+_MOST = 1000
+"""Entries of a log that are read."""
+_PAGES = 100
+_READ = (
+    ("Thermal", "Temperatures", "ReadingCelsius", "degC"),
+    ("Thermal", "Fans", "Reading", "rpm"),
+    ("Power", "PowerControl", "PowerConsumedWatts", "W"),
+    ("Power", "Voltages", "ReadingVolts", "V"),
+)
+"""Resource of a chassis, its list, the value there, its unit."""
+
+
+def readings(system: Any) -> Iterator[Reading]:
+    """Of the sensors that have a value now."""
+    for path in _links(system.json.get("Links"), "Chassis"):
+        chassis = _get(system, path)
+        resources = {name: _get(system, _path(chassis.get(name))) for name in ("Thermal", "Power") if _path(chassis.get(name))}
+        for resource, members, key, unit in _READ:
+            for sensor in _list(resources.get(resource, {}).get(members)):
+                value = sensor.get(key)
+                percent = unit == "rpm" and sensor.get("ReadingUnits", "RPM") != "RPM"
+                if isinstance(value, (int, float)) and not isinstance(value, bool) and not percent and _is_there(sensor):
+                    yield Reading(_text(sensor.get("Name") or sensor.get("MemberId") or members), float(value), unit)
+
+
+def beside_a_measurement(found: Mapping[str, str] | None, system: Any) -> tuple[dict[str, str], dict[str, float]]:
+    """Sensors that say most, and what they say: those of an earlier call, else the hottest and the one of the largest draw."""
+    now = list(readings(system))
+    best = dict(found or {})
+    for reading in sorted(now, key=lambda reading: reading.value) if found is None else ():
+        if reading.unit in SAMPLED:
+            best[reading.unit] = reading.name
+    return best, {SAMPLED[r.unit]: r.value for r in now if best.get(r.unit) == r.name}
+
+
+def latest_event(system: Any) -> int:
+    """Number of the log's last entry; 0 if it is empty, or there is none."""
+    return max((event.number for event in _entries(system)), default=0)
+
+
+def events(system: Any, after: int) -> tuple[HealthEvent, ...]:
+    """What was logged after the entry of that number, oldest first; everything if that one is no more."""
+    found = sorted(_entries(system), key=lambda event: event.number)
+    if after and after not in {event.number for event in found}:
+        return tuple(found)
+    return tuple(event for event in found if event.number > after)
+
+
+def log_is_full(system: Any) -> bool:
+    """Whether the event log holds as many entries as it can, and does not forget the oldest for a new one (LogService: OverWritePolicy)."""
+    service = _event_log(system)
+    most = service.get("MaxNumberOfRecords")
+    if service.get("OverWritePolicy") != "NeverOverWrites" or not isinstance(most, int) or most <= 0:
+        return False
+    count = _get(system, _path(service.get("Entries"))).get("Members@odata.count")
+    return isinstance(count, int) and count >= most
+
+
+def inventory(system: Any) -> Mapping[str, str]:
+    """Manufacturer, product, serial number, as far as the BMC tells."""
+    said = {"manufacturer": system.manufacturer, "product": system.model, "serial": system.serial_number}
+    return {key: text for key, value in said.items() if value and (text := _text(value))}
+
+
+def _entries(system: Any) -> Iterator[HealthEvent]:
+    service = _event_log(system)
+    page = _path(service.get("Entries"))
+    left, pages = _MOST, _PAGES
+    while page and left > 0 and pages > 0:
+        content, pages = _get(system, page), pages - 1
+        for member in _list(content.get("Members"))[:left]:
+            entry = member if "Id" in member else _get(system, _path(member))
+            left -= 1
+            if number := re.search(r"\d{1,12}$", str(entry.get("Id", ""))):
+                yield HealthEvent(int(number[0]), _seconds(entry.get("Created")), _words(entry))
+        page = str(content.get("Members@odata.nextLink") or "")
+
+
+def _event_log(system: Any) -> dict[str, Any]:
+    """The one that is called a system event log, else the first; of the system, else of its BMC. Empty: there is none."""
+    owners = [system.json, *(_get(system, path) for path in _links(system.json.get("Links"), "ManagedBy"))]
+    first: dict[str, Any] = {}
+    for owner in owners:
+        if not (collection := _path(owner.get("LogServices"))):
+            continue
+        for member in _list(_get(system, collection).get("Members")):
+            service = member if "Entries" in member else _get(system, _path(member))
+            if service.get("LogEntryType") == "SEL" or "sel" in str(service.get("Id", "")).lower():
+                return service
+            first = first or service
+    return first
+
+
+def _words(entry: Mapping[str, Any]) -> str:
+    severity = entry.get("Severity")
+    return _text(f"{entry.get('Message') or entry.get('Name') or 'no words'}" + (f" ({severity})" if severity else ""), 200)
+
+
+def _seconds(created: object) -> float:
+    try:
+        return datetime.fromisoformat(str(created)).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _is_there(sensor: Mapping[str, Any]) -> bool:
+    """A bay that is empty has a sensor, and often a value."""
+    status = sensor.get("Status")
+    return not isinstance(status, dict) or status.get("State", "Enabled") == "Enabled"
+
+
+def _get(system: Any, path: str) -> dict[str, Any]:
+    """A resource as it is now; empty if the BMC does not have what it names. What else goes wrong is raised as sushy raises it."""
+    from sushy import exceptions
+
+    if not path:
+        return {}
+    try:
+        content = system._conn.get(path).json()
+    except exceptions.ResourceNotFoundError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _links(content: object, name: str) -> list[str]:
+    return [path for link in _list(content.get(name) if isinstance(content, dict) else None) if (path := _path(link))]
+
+
+def _path(link: object) -> str:
+    return str(link.get("@odata.id") or "") if isinstance(link, dict) else ""
+
+
+def _list(content: object) -> list[dict[str, Any]]:
+    return [member for member in content if isinstance(member, dict)] if isinstance(content, list) else []
+
+
+def _text(value: object, most: int = 64) -> str:
+    return printable(" ".join(str(value).split()))[:most]
