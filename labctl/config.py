@@ -24,6 +24,7 @@ from labctl.model import (
     NAME_PATTERN,
     GroupConfig,
     GroupFile,
+    ImageRecipe,
     LabConfig,
     MatrixConfig,
     Recipe,
@@ -346,6 +347,11 @@ class Lab:
         return {p.stem: p for p in sorted(shipped("guest").glob("tools/*.toml"))} | self._names("guest/tools")
 
     @cached_property
+    def image_files(self) -> dict[str, Path]:
+        """Recipes of root file systems by name: those that come with labctl, and the lab's own, which win."""
+        return {p.stem: p for p in sorted(shipped("guest").glob("images/*.toml"))} | self._names("guest/images")
+
+    @cached_property
     def suites(self) -> dict[str, Path]:
         """Suite name → folder, for each folder of ``suites/`` that holds a pytest file."""
         return {p.name: p for p in sorted((self.root / "suites").glob("*/")) if any(p.glob("test_*.py"))}
@@ -419,12 +425,17 @@ class Lab:
         if not os.path.lexists(path):
             return SuiteConfig(schema=1)
         config = validate(SuiteConfig, read_toml(path), _shown(path))
-        unknown = [tool for tool in config.tools if tool not in self.tool_files]
-        if unknown:
-            raise ConfigError(
-                [Problem(_shown(path), "tools", f"unknown tool {tool!r}", nearest(tool, self.tool_files)) for tool in unknown]
-            )
+        tools = [tool for tool in config.tools if tool not in self.tool_files]
+        problems = [Problem(_shown(path), "tools", f"unknown tool {tool!r}", nearest(tool, self.tool_files)) for tool in tools]
+        if config.image is not None and config.image not in self.image_files:
+            problems.append(Problem(_shown(path), "image", f"unknown image {config.image!r}", nearest(config.image, self.image_files)))
+        if problems:
+            raise ConfigError(problems)
         return config
+
+    def image(self, name: str) -> ImageRecipe:
+        path = self._known(name, self.image_files, "image")
+        return validate(ImageRecipe, read_toml(path), _shown(path))
 
     def _known(self, name: str, known: Mapping[str, Path], kind: str) -> Path:
         if name in known and kind != "suite" and not FILE_NAME.fullmatch(name):

@@ -267,6 +267,8 @@ class SuiteConfig(_File):
     """Those that are loaded where the kernel is known to have them, and not missed elsewhere."""
     reuse: bool = True
     """A cell that passed need not be run again while nothing has changed. False where each run adds to what is known, as a soak does."""
+    image: Name | None = None
+    """A recipe of ``guest/images``: the machine's root is then on a disk, for sets of tools too heavy for its memory."""
 
 
 class ToolRecipe(_File):
@@ -277,6 +279,19 @@ class ToolRecipe(_File):
     builder: Name
     options: Mapping[str, Any] = {}
     """The table ``[BUILDER]``."""
+
+
+class ImageRecipe(_File):
+    """``guest/images/NAME.toml``: a root file system for the machine, of Debian packages."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    description: str = ""
+    packages: Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")], ...], Field(min_length=1)]
+    """With all that they depend on. Their files only: no script of theirs is run."""
+    without: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")], ...] = ()
+    """Packages that they depend on and that are left out."""
+    room: Annotated[Size, AfterValidator(at_least(1 << 20, ": a file system needs some"))] = 64 << 20
+    """Bytes left free in it."""
 
 
 class MatrixRule(_File):
@@ -365,6 +380,8 @@ class Build:
     append: str
     milestones: Mapping[str, str]
     provenance: Provenance
+    image: Path | None = None
+    """A root file system, which the machine is given as a disk of its own, to write on as it likes: this file stays as it is."""
 
 
 def build_digest(kernel: str, initrd: str) -> str:

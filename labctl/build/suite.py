@@ -1,13 +1,15 @@
-"""What a suite needs in the machine, put behind a build's initramfs: tools, modules of the kernel, and the files of ``overlay/``."""
+"""What a suite needs in the machine, put behind a build's initramfs: tools, modules of the kernel,
+the files of ``overlay/``, and what moves into a root file system on a disk."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from labctl.build import cpio, kernelmodules
+from labctl.build import cpio, kernelmodules, rootimage
 from labctl.build.cache import Artefact, Cache, Made, now
 from labctl.build.initramfs import followed_by, overlay_cpio
 from labctl.build.tools.obtain import tool
@@ -22,8 +24,11 @@ LONGEST_S = 3600.0
 
 def check(lab: Lab, suite: str) -> None:
     """What can be known by reading: the suite's file and the recipes of its tools. ConfigError with the mistakes of one of them."""
-    for name in lab.suite_config(suite).tools:
+    config = lab.suite_config(suite)
+    for name in config.tools:
         tool(lab, name)
+    if config.image is not None:
+        lab.image(config.image)
 
 
 def with_suite(lab: Lab, build: Build, suite: str, progress: Callable[[str], None] = lambda _: None) -> Build:
@@ -35,6 +40,11 @@ def with_suite(lab: Lab, build: Build, suite: str, progress: Callable[[str], Non
     config, cache, deadline = lab.suite_config(suite), Cache(), Deadline.after(LONGEST_S)
     folder = lab.suite(suite) / "overlay"
     archives: list[bytes] = []
+    image: Path | None = None
+    if build.initrd is not None and config.image is not None:
+        made_image = rootimage.obtain(lab, config.image, build.arch, cache, deadline, progress)
+        image = made_image.files["image"]
+        archives.append(rootimage.archive(made_image))
     if build.initrd is not None and config.tools:
         made = {name: tool(lab, name, build.arch, progress, deadline).obtain() for name in config.tools}
         archives.append(tools_archive(made, cache, deadline))
@@ -49,7 +59,7 @@ def with_suite(lab: Lab, build: Build, suite: str, progress: Callable[[str], Non
     if folder.is_dir():
         archives.append(overlay_cpio(folder))
     joined = b"".join(archives)
-    return followed_by(build, joined, f"suites/{suite}", cache, deadline) if joined else build
+    return replace(followed_by(build, joined, f"suites/{suite}", cache, deadline), image=image) if joined else build
 
 
 def tools_archive(made: Mapping[str, Artefact], cache: Cache, deadline: Deadline) -> bytes:

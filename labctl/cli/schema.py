@@ -21,6 +21,7 @@ class File(StrEnum):
     MATRIX = "matrix"
     SUITE = "suite"
     TOOL = "tool"
+    IMAGE = "image"
 
 
 @app.command()
@@ -42,7 +43,7 @@ def schema(
 def _schema(file: File) -> dict[str, Any]:
     from pydantic import BaseModel
 
-    from labctl.model import GroupFile, LabConfig, MatrixConfig, Recipe, SuiteConfig, TargetConfig, ToolRecipe
+    from labctl.model import GroupFile, ImageRecipe, LabConfig, MatrixConfig, Recipe, SuiteConfig, TargetConfig, ToolRecipe
 
     models: dict[File, type[BaseModel]] = {
         File.LAB: LabConfig,
@@ -52,6 +53,7 @@ def _schema(file: File) -> dict[str, Any]:
         File.MATRIX: MatrixConfig,
         File.SUITE: SuiteConfig,
         File.TOOL: ToolRecipe,
+        File.IMAGE: ImageRecipe,
     }
     found = models[file].model_json_schema(by_alias=True)
     if file in (File.BUILD, File.TOOL):

@@ -229,6 +229,12 @@ def in_guest(target: Target) -> str:
     return ""
 
 
+def takes_image(target: Target) -> bool:
+    """Whether a driver of the target gives the machine a build's root file system as a disk: what it says in ``takes_image(options)``."""
+    says = ((getattr(load(name), "takes_image", None), options) for name, options in target.config.drivers.items())
+    return any(bool(each(options)) for each, options in says if callable(each))
+
+
 def host_cpus(target: Target) -> int:
     """Host CPUs that a cell on the target takes: what a driver says in ``host_cpus(target, options)``, else as many as the target has."""
     if target.machines:

@@ -134,6 +134,11 @@ def plan(lab: Lab, request: Request) -> Planned:
     cells = [cell for cell in cells if cell.target not in too_large]
     if not cells:
         raise ConfigError([Problem(f"targets/{n}.toml", "memory", why, "a target that this host can hold") for n, why in too_large.items()])
+    no_disk = {cell.id: why for cell in cells if (why := _why_no_image(lab, cell.suite, targets[cell.target]))}
+    left_out += [LeftOut(cell, no_disk[cell.id]) for cell in cells if cell.id in no_disk]
+    cells = [cell for cell in cells if cell.id not in no_disk]
+    if not cells:
+        raise ConfigError("no cell can be run: " + "; ".join(dict.fromkeys(no_disk.values())))
     history = expected_durations(request.results or lab.results)
     costs = {cell.id: expected(history, cell) for cell in cells}
     costs_from = {cell.id: expected_from(history, cell) for cell in cells}
@@ -160,6 +165,14 @@ def _why_left_out(lab: Lab, target: Target) -> str:
     names = dict.fromkeys((target.name, *(part.name for part in target.parts)))
     whys = {name: standing.why_left_out(lab.root, name) for name in names}
     return "; ".join(why if name == target.name else f"{name}: {why}" for name, why in whys.items() if why)
+
+
+def _why_no_image(lab: Lab, suite: str, target: Target) -> str:
+    """Why a target can't be given the disk that the suite's root is on; empty if it can, or the suite has none."""
+    image = lab.suite_config(suite).image
+    if image is None or all(registry.takes_image(part) for part in target.parts):
+        return ""
+    return f"the suite {suite} has its root on a disk (image {image!r}), which the machine {target.name} can't be given"
 
 
 def is_file(lab: Lab, name: str) -> bool:

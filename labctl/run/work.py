@@ -45,12 +45,13 @@ def suited_key(cell: Cell) -> str:
 
 
 def _build(fields: dict[str, Any]) -> Build:
-    initrd = fields.pop("initrd")
+    initrd, image = fields.pop("initrd"), fields.pop("image")
     return Build(
         **{
             **fields,
             "kernel": Path(fields["kernel"]),
             "initrd": Path(initrd) if initrd else None,
+            "image": Path(image) if image else None,
             "provenance": Provenance(**fields["provenance"]),
         }
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.build import elf, kernelmodules
+from labctl.build import elf, kernelmodules, rootimage
 from labctl.build.cache import Cache
 from labctl.build.suite import check, tools_archive, with_suite
 from labctl.build.tools.obtain import tool
@@ -271,6 +271,36 @@ def test_a_full_disk_is_named(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None
     recipe(lab, "tiny", TINY.replace("make tiny", "gcc -static -o /dev/full tiny.c"))
     with pytest.raises(StorageError, match="the disk of the cache of builds is full"):
         tool(lab, "tiny").obtain()
+
+
+# --- image
+
+
+def test_an_image_holds_the_packages_with_all_that_they_need(lab: Lab, archive: Archive, tmp_path: Path) -> None:
+    (lab.root / "guest/images").mkdir()
+    (lab.root / "guest/images/prog.toml").write_text('schema = 1\npackages = ["prog"]\nroom = "4M"\n')
+    made = rootimage.obtain(lab, "prog", "x86_64", Cache(), Deadline.after(120))
+    image = made.files["image"]
+    assert dict(made.provenance.details) == {"prog": "1.0-1", "libown1": "1.2-1", "dropped": "1.0-1", "libc6": "2.36-1"}
+    e2fs = {"capture_output": True, "text": True, "check": True}
+    subprocess.run(["/sbin/e2fsck", "-fn", image], **e2fs)
+    listed = subprocess.run(["/sbin/debugfs", "-R", "ls -p /usr/sbin", image], **e2fs).stdout
+    assert "/prog/" in listed
+    assert "/also/" in listed
+    shown = subprocess.run(["/sbin/debugfs", "-R", "cat /sbin/init", image], **e2fs).stdout
+    assert "labctl-guest: ready" in shown
+    archive.close()
+    assert rootimage.obtain(lab, "prog", "x86_64", Cache(), Deadline.after(120)).digests == made.digests
+
+
+def test_mistakes_about_an_image_are_named(lab: Lab, archive: Archive) -> None:
+    (lab.root / "guest/images").mkdir()
+    (lab.root / "guest/images/prog.toml").write_text('schema = 1\npackages = ["prog", "prgo"]\n')
+    with pytest.raises(ConfigError, match=r"guest/images/prog\.toml: packages: apt has no package 'prgo' for amd64"):
+        rootimage.obtain(lab, "prog", "x86_64", Cache(), Deadline.after(120))
+    (lab.root / "suites/s/suite.toml").write_text('schema = 1\nimage = "porg"\n')
+    with pytest.raises(ConfigError, match=r"suites/s/suite\.toml: image: unknown image 'porg'; did you mean 'prog'"):
+        check(lab, "s")
 
 
 # --- together

@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
@@ -25,7 +25,7 @@ from pydantic import Field
 from labctl.config import nearest
 from labctl.deadline import Deadline, DeadlineExpired
 from labctl.errors import ConsoleLost, DeployError, ManagementError, PowerError, Problem
-from labctl.machine import icount, qemu_network, qemudisk
+from labctl.machine import icount, qemu_network, qemudisk, qemuimage
 from labctl.machine.protocols import DriverContext
 from labctl.machine.qemudisk import Backend, Bus, Disk
 from labctl.machine.qemumachine import BINARIES, START_DEADLINE, USUAL_MACHINES, accelerator_of, clock_words, machines, without_version
@@ -180,12 +180,17 @@ class Qemu:
             return 1
         return 1 if one_thread and accelerator_of(target, options.get("accel", "auto")) == "tcg" else target.config.cpus
 
+    @staticmethod
+    def takes_image(options: Mapping[str, Any]) -> bool:
+        """An NVMe disk needs PCI, which microvm does not have."""
+        return "microvm" not in str(options.get("machine", "q35"))
+
     # --- Deploy
 
     def put(self, build: Build, append: str, deadline: Deadline) -> str:
         if self._process is not None and self._process.child.status is None:
             raise DeployError("the machine is on; a build is put on it when it is off", target=self.context.target.name)
-        for file in filter(None, (build.kernel, build.initrd)):
+        for file in filter(None, (build.kernel, build.initrd, build.image)):
             if not file.is_file():
                 raise DeployError(f"{file} is gone from the cache", target=self.context.target.name, remedy=f"labctl build {build.name}")
         self._build, self._append = build, append
@@ -382,6 +387,8 @@ class Qemu:
             arguments += ["-icount", f"shift={self.icount_shift},sleep=off", "-rtc", "base=2020-01-01,clock=vm", "-seed", "1"]
         if build.initrd is not None:
             arguments += ["-initrd", str(build.initrd)]
+        if build.image is not None:
+            arguments += qemuimage.arguments(build.image)
         if self._disk is not None:
             arguments += self._disk.arguments(disk, machine, served)
         return [*arguments, *qemu_network.arguments(self.context.target.name, config.nics, machine, wires), *self.extra]
@@ -408,6 +415,9 @@ class Qemu:
             file = self._disk.file(self.context.workdir)
             self._disk.prepare(file, deadline, self.context.target.name)
             volatile = self._disk.serve(file, self._starts)
+        if build.image is not None:
+            root = qemuimage.prepare(build.image, self.context.workdir, deadline, self.context.target.name)
+            build = replace(build, image=root)
         self._starts += 1
         served = [volatile.qemus.fileno()] if volatile is not None else []
         serial, serial_qemu = socket.socketpair()
