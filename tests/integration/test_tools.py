@@ -242,6 +242,25 @@ def test_a_source_package_is_built_by_its_recipe(lab: Lab, archive: Archive) -> 
         tool(lab, "tiny").obtain()
 
 
+def test_a_source_may_lie_as_an_archive_in_a_package(lab: Lab, archive: Archive, tmp_path: Path) -> None:
+    for path, content in {"kernel-9/tests/a/a.c": HELLO, "kernel-9/drivers/b.c": "no C\n"}.items():
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(content)
+    subprocess.run(["tar", "-cJf", "kernel-9.tar.xz", "kernel-9"], cwd=tmp_path, check=True)
+    archive.put_files("kernel-source", "9-1", {"usr/src/kernel-9.tar.xz": (tmp_path / "kernel-9.tar.xz").read_bytes()})
+    archive.update()
+    text = 'builder = "source"\n[source]\npackage = "kernel-source"\narchive = "/usr/src/kernel-9.tar.xz"\nparts = ["tests"]\nneeds = []\n'
+    recipe(lab, "a", text + 'commands = ["test ! -e drivers", "{gcc} -static -o a tests/a/a.c"]\nfiles = ["a"]\n')
+    made = tool(lab, "a").obtain()
+    assert (made.version, list(made.files)) == ("9-1", ["usr/bin/a"])
+    recipe(lab, "b", text.replace("kernel-9.tar", "kernel-8.tar") + 'commands = ["true"]\nfiles = ["a"]\n')
+    with pytest.raises(ConfigError, match=r"archive: kernel-source 9-1 has no file /usr/src/kernel-8\.tar\.xz"):
+        tool(lab, "b").obtain()
+    recipe(lab, "c", text.replace('"tests"', '"nowhere"') + 'commands = ["true"]\nfiles = ["a"]\n')
+    with pytest.raises(BuildFailed, match="kernel-source cannot be unpacked"):
+        tool(lab, "c").obtain()
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [

@@ -28,7 +28,11 @@ _PATH = r"^[A-Za-z0-9_.][A-Za-z0-9_.+/-]*$"
 
 class SourceOptions(Options):
     package: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
-    """A source package of Debian; apt's newest version is taken."""
+    """A source package of Debian; apt's newest version is taken. With ``archive`` a package that is installed, which holds a source."""
+    archive: Annotated[str, Field(pattern=r"^(/?[A-Za-z0-9_.][A-Za-z0-9_.+/-]*)?$")] = ""
+    """A tar archive in that package: ``/usr/src/linux-source-6.1.tar.xz``. Its one folder is the source."""
+    parts: tuple[Annotated[str, Field(pattern=_PATH)], ...] = ()
+    """Folders of the archive that are unpacked, relative to the source; without it all."""
     libraries: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")], ...] = ()
     """Packages with the headers and static libraries that it is compiled with: ``libaio-dev``."""
     needs: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")], ...] = ("make",)
@@ -45,12 +49,12 @@ class FromSource:
     def plan(self, options: SourceOptions, context: Context) -> Plan:
         source, libraries = self._parts(options, context)
         compiler, toolchain = compiler_of(context.arch, context.deadline)
-        recipe = repr((options.commands, options.files))
+        recipe = repr((options.commands, options.files, *((options.archive, options.parts) if options.archive else ())))
         identity = {
             "builder": "tool-source",
             "arch": context.arch,
             "source": f"{source.name} {source.version}",
-            "dsc": source.files[source.dsc],
+            "dsc": source.sha256 if isinstance(source, apt.Package) else source.files[source.dsc],
             "libraries": " ".join(f"{p.name}={p.version}:{p.sha256}" for p in libraries),
             "recipe": hashlib.sha256(recipe.encode()).hexdigest(),
             "toolchain": f"{compiler} {toolchain}",
@@ -59,9 +63,12 @@ class FromSource:
 
     def make(self, options: SourceOptions, plan: Plan, folder: Path, context: Context) -> Made:
         source, libraries = self._parts(options, context)
-        _require((*options.needs, "dpkg-source", "patch", "strip"))
+        _require((*options.needs, *(("tar", "xz") if options.archive else ("dpkg-source", "patch")), "strip"))
         compiler, toolchain = compiler_of(context.arch, context.deadline)
-        tree = aptsource.unpacked(source, folder, context.cache, context.deadline, context.progress)
+        if isinstance(source, apt.Package):
+            tree = _of_archive(source, options, folder, context)
+        else:
+            tree = aptsource.unpacked(source, folder, context.cache, context.deadline, context.progress)
         beside = folder / "libraries"
         for package in libraries:
             packages.unpacked(package, beside, context.cache, context.deadline, context.progress)
@@ -91,14 +98,19 @@ class FromSource:
             if elf.is_elf(program.read_bytes()):
                 run(["strip", str(program)], context.deadline)
             files[f"usr/bin/{program.name}"] = program
-        details = {"dsc_sha256": source.files[source.dsc], **{p.name: p.version for p in libraries}}
+        made_of = {"deb_sha256": source.sha256} if isinstance(source, apt.Package) else {"dsc_sha256": source.files[source.dsc]}
+        details = {**made_of, **{p.name: p.version for p in libraries}}
         origin = Provenance("tool-source", source.name, source.version, toolchain=toolchain, built_at=now(), details=details)
         return Made(files, source.version, origin)
 
-    def _parts(self, options: SourceOptions, context: Context) -> tuple[aptsource.Source, tuple[apt.Package, ...]]:
+    def _parts(self, options: SourceOptions, context: Context) -> tuple[aptsource.Source | apt.Package, tuple[apt.Package, ...]]:
         architecture = packages.ARCHITECTURES[context.arch]
+        source: aptsource.Source | apt.Package
         try:
-            source = aptsource.newest(options.package, context.cache, context.deadline, context.progress)
+            if options.archive:
+                source = packages.closure([options.package], architecture, context.cache, context.deadline)[0]
+            else:
+                source = aptsource.newest(options.package, context.cache, context.deadline, context.progress)
         except apt.NotThere as error:
             raise context.mistake("package", error.found, error.allowed) from None
         try:
@@ -108,6 +120,25 @@ class FromSource:
                 "libraries", error.found, error.allowed, remedy=f"correct it; or, for what is new: {apt.UPDATE}"
             ) from None
         return source, tuple(package for package in found if package.name in options.libraries)
+
+
+def _of_archive(package: apt.Package, options: SourceOptions, folder: Path, context: Context) -> Path:
+    """The source that a package holds as an archive, inside ``folder``. ConfigError, BuildFailed, InfraError, StorageError."""
+    root, tree = folder / "package", folder / "tree"
+    packages.unpacked(package, root, context.cache, context.deadline, context.progress)
+    file = packages.resolved(root, options.archive)
+    if file is None:
+        raise context.mistake("archive", f"{package.name} {package.version} has no file {options.archive}", "a path in the package")
+    tree.mkdir()
+    context.progress(f"unpacking {Path(options.archive).name}")
+    words = ["tar", "-x", "-f", str(file), "-C", str(tree), "--strip-components=1", "--no-same-owner"]
+    done = run(
+        [*words, *(("--wildcards", *(f"*/{part}" for part in options.parts)) if options.parts else ())], context.deadline, owned=True
+    )
+    if done.status != 0:
+        context.cache.require_room(done.err)
+        raise BuildFailed(f"{options.archive} of {package.name} cannot be unpacked: {done.words}", tail=done.err.strip()[-4000:])
+    return tree
 
 
 def _require(programs: tuple[str, ...]) -> None:
