@@ -18,6 +18,7 @@ BENCHES = {
     "report": ["report.py"],
     "boots": ["boots/compare.py"],
     "agent": ["agent.py"],
+    "warm": ["warm.py"],
     "netboot": ["netboot.py"],
     "storage-icount": ["storage/icount.py"],
     "storage-overhead": ["storage/overhead.py"],

@@ -269,6 +269,13 @@ class SuiteConfig(_File):
     """A cell that passed need not be run again while nothing has changed. False where each run adds to what is known, as a soak does."""
     image: Name | None = None
     """A recipe of ``guest/images``: the machine's root is then on a disk, for sets of tools too heavy for its memory."""
+    warm: bool = False
+    """Its tests need a machine that is up, not one that boots: theirs may be a copy of one that was booted before."""
+
+    @property
+    def may_copy(self) -> bool:
+        """Whether its machines may be copies: a root on a disk is not kept."""
+        return self.warm and self.image is None
 
 
 class ToolRecipe(_File):

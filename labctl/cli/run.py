@@ -42,6 +42,7 @@ def matrix(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Run every cell, also those of which nothing has changed since they passed.")
     ] = False,
+    cold: Annotated[bool, typer.Option("--cold", help="Boot every machine: none is a copy of one that was booted before.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells, what each is expected to take, and what is left out.")
     ] = False,
@@ -78,6 +79,7 @@ def matrix(
             tuple(channel or ()),
             whole=True,
             fresh=fresh,
+            cold=cold,
         ),
     )
     if dry_run:

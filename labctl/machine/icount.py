@@ -6,6 +6,8 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +45,24 @@ def plugin() -> Path:
     finally:
         draft.unlink(missing_ok=True)
     return path
+
+
+def arguments(
+    counts: Counts | None, console: int, trace: Path, trace_at: Sequence[int], handed_over: ExitStack
+) -> tuple[list[int], list[str], dict[str, str] | None]:
+    """What QEMU with the plugin needs: file descriptors (``handed_over`` closes those that are only its), arguments, environment.
+
+    ``console`` is its end of the serial port, ``trace`` the file of snapshots at the bytes ``trace_at``, if there are any."""
+    if counts is None:
+        return [], [], None
+    path = plugin()
+    fds = [counts.fd]
+    words = f"file={path},console={console},counts={counts.fd}"
+    if trace_at:
+        file = handed_over.enter_context(trace.open("wb"))
+        fds.append(file.fileno())
+        words += f",trace={file.fileno()},at={':'.join(map(str, trace_at))}"
+    return fds, ["-plugin", words], {**os.environ, "LD_PRELOAD": str(path)}
 
 
 @dataclass

@@ -233,6 +233,39 @@ class Ports(Protocol):
 
 
 @runtime_checkable
+class Copies(Protocol):
+    """A machine that can be kept in files, and started as a copy of one that was: a Power driver has it (`isinstance` tells)."""
+
+    def why_not(self) -> str:
+        """Why this machine cannot be copied, as far as that is known beforehand; empty if nothing speaks against it."""
+
+    def identity(self, build: Build, append: str) -> str:
+        """Everything about the machine that a copy must have in common with what it is a copy of."""
+
+    def keep(self, folder: Path) -> None:
+        """At the next power-on its memory is a file in that folder."""
+
+    def freeze(self, deadline: Deadline) -> None:
+        """Write all else of it to the same folder, as it is now; it is off then, and the folder does not change any more. ManagementError,
+        PowerError."""
+
+    def wake(self, folder: Path, deadline: Deadline) -> int:
+        """Instead of a power-on: go on where what is kept there stopped. The build was put on it as always. Returns the time of its
+        first instruction. PowerError, DeployError."""
+
+
+@runtime_checkable
+class Renews(Protocol):
+    """What makes one copy of a machine differ from the others: a Shell driver has it where it can (`isinstance` tells)."""
+
+    def set_clock(self, deadline: Deadline) -> None:
+        """The machine's clock becomes the host's. CommandFailed, TargetHung, ConsoleLost."""
+
+    def reseed(self, entropy: bytes, deadline: Deadline) -> None:
+        """Random numbers that no copy of the machine has: 16 to 512 bytes that nobody else was given. Raises as `set_clock` does."""
+
+
+@runtime_checkable
 class Counter(Protocol):
     """Counts the machine's instructions, where something can: a fifth role that few targets have, for the channel ``icount``."""
 

@@ -8,17 +8,21 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from labctl.config import nearest
 from labctl.deadline import Deadline
-from labctl.errors import HostToolMissing, ManagementError
+from labctl.errors import HostToolMissing, ManagementError, Problem
+from labctl.machine import qemu_network
 from labctl.machine.accel import choose
-from labctl.model import Target
+from labctl.model import Target, format_size
 from labctl.process import run
 
 BINARIES = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64", "riscv64": "qemu-system-riscv64"}
 START_DEADLINE = 20.0
 """Seconds that QEMU may take to answer QMP, on a loaded host."""
+MOST_DISK = 2048 << 40
+"""Bytes of the largest qcow2 with clusters of 64 KiB, which are qemu-img's own choice."""
 USUAL_MACHINES = {"q35": 255, "microvm": 255, "pc": 255, "virt": 8}
 """Machines that every QEMU has for the architectures that they are of, and how many CPUs it has given each for many years."""
 
@@ -43,6 +47,26 @@ def machines(binary: str) -> Mapping[str, int]:
     return {}
 
 
+def refused(target: Target, options: Mapping[str, Any]) -> list[Problem]:
+    """What QEMU would refuse. It is asked only about a machine that is not one of the usual."""
+    where, config = f"targets/{target.name}.toml", target.config
+    found = qemu_network.problems(target)
+    if config.disk and config.disk > MOST_DISK and options.get("disk_bus") != "none":
+        found.append(Problem(where, "disk", f"found {format_size(config.disk)}", f"at most {format_size(MOST_DISK)}: a qcow2 has no more"))
+    name = str(options.get("machine", "q35")).partition(",")[0]
+    extra = options.get("extra") or []
+    if config.cpus <= USUAL_MACHINES.get(name, 0) or {"-M", "-machine", "--machine", "-smp", "--smp"}.intersection(extra):
+        return found
+    known = machines(str(options.get("binary") or BINARIES[config.arch]))
+    if known and name not in known:
+        found.append(
+            Problem(where, "drivers.qemu.machine", f"found {name!r}", f"no machine of this QEMU; {nearest(name, without_version(known))}")
+        )
+    elif known and config.cpus > known[name]:
+        found.append(Problem(where, "cpus", f"found {config.cpus}", f"at most {known[name]} on QEMU's machine {name}"))
+    return found
+
+
 def accelerator_of(target: Target, wanted: Literal["auto", "kvm", "tcg"]) -> Literal["kvm", "tcg"]:
     return choose(wanted).name if target.config.arch == "x86_64" else "tcg"
 
@@ -54,3 +78,20 @@ def clock_words(machine: str, accelerator: str) -> str:
         return ""
     speed = re.search(r"^cpu MHz\s*: ([0-9.]+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return f" tsc_early_khz={float(speed[1]) * 1000:.0f}" if speed else ""
+
+
+def counted_words(machine: str, disk: bool) -> str:
+    """What a kernel must be told where instructions are counted, with a disk or without."""
+    # The TSC counts virtual nanoseconds. A kernel at an address of its own choice has other cache lines and page tables each time.
+    words = " nokaslr" + (" tsc_early_khz=1000000" if machine == "microvm" else "")
+    # Virtual time jumps to the next alarm while the disk works: the reference kernel must not set one.
+    return words + (" disk-timeout=0" if disk else "")
+
+
+def last_words(log: Path) -> str:
+    """Why QEMU has ended, as far as it says so."""
+    with suppress(OSError):
+        lines = log.read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
+        # QEMU's last line may be an advice; what it refuses stands where it says its own name.
+        return next((line for line in reversed(lines) if line.startswith("qemu-")), lines[-1]) if lines else ""
+    return ""

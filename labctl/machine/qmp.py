@@ -36,13 +36,19 @@ class Qmp:
         self.command("qmp_capabilities", deadline)
         return f"{version['major']}.{version['minor']}.{version['micro']}"
 
-    def command(self, name: str, deadline: Deadline, /, **arguments: Any) -> Any:
+    def give(self, name: str, descriptor: int, deadline: Deadline) -> None:
+        """Hand QEMU a file descriptor, which the next command names (``getfd``)."""
+        self.command("getfd", deadline, descriptor, fdname=name)
+
+    def command(self, name: str, deadline: Deadline, /, *descriptors: int, **arguments: Any) -> Any:
         """Execute a command and return what it returns."""
         request = {"execute": name, "arguments": arguments} if arguments else {"execute": name}
         try:
             self._sock.setblocking(True)
             self._sock.settimeout(deadline.left or 0.001)
-            self._sock.sendall(json.dumps(request).encode() + b"\n")
+            line = json.dumps(request).encode() + b"\n"
+            sent = socket.send_fds(self._sock, [line], descriptors) if descriptors else 0
+            self._sock.sendall(line[sent:])
         except OSError as error:
             raise ManagementError(f"QMP {name}: QEMU is gone ({error.strerror or error})") from None
         finally:

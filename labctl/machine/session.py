@@ -36,6 +36,7 @@ from labctl.machine.power import power_cycle
 from labctl.machine.protocols import (
     Carries,
     CommandResult,
+    Copies,
     Counter,
     Deploy,
     DriverContext,
@@ -108,6 +109,12 @@ class Session:
     _shell_open: bool = field(default=False, init=False)
     _up: bool = field(default=False, init=False)
     _attempted: int = field(default=0, init=False)
+    starter: Callable[[Session], bool] | None = None
+    """How it is started without a boot, where all that is wanted is a machine that is up (`labctl.machine.warm`); whether it was."""
+    copied: bool = field(default=False, init=False)
+    """Started as a copy at least once."""
+    _copy: bool = field(default=False, init=False)
+    """What is up now is a copy, and was never booted."""
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
@@ -157,7 +164,17 @@ class Session:
             raise self.failure
         if not self.up:
             self.boot()
+        if self._copy:
+            found = "the machine was started as a copy of one that had booted: it has no boot to look at"
+            raise ConfigError([Problem("suite.toml", "warm", found, "false, or target.boot()")])
         return self.boots[-1]
+
+    def ready(self) -> None:
+        """The machine up, by a boot or as a copy of one that was booted; as it is if it is up. Raises as `booted` does."""
+        if self.failure is not None:
+            raise self.failure
+        if not self.up and (self.words or self.starter is None or not self.starter(self)):
+            self.boot()
 
     def boot(self, append: str | None = None) -> Boot:
         """Put the build on the machine, power cycle it and wait for ``ready``. BootFailed, KernelCrash, TargetHung, or the lab's own.
@@ -175,16 +192,44 @@ class Session:
     def power_on(self) -> int:
         """Off, the build put on it, on. Returns time zero in monotonic ns; nothing is waited for after that."""
         deadline = Deadline.after(POWER_DEADLINE)
+        self._deploy(deadline)
+        self.watcher.status("booting")
+        self._attempted += 1
+        self.transcript.note(f"power on, boot {self._attempted}")
+        return self._start(warm=False, deadline=deadline)
+
+    def wake(self, folder: Path) -> None:
+        """Start as a copy of the machine that is kept there, instead of a boot. PowerError, DeployError, ManagementError."""
+        power, deadline = self.machine.power, Deadline.after(POWER_DEADLINE)
+        if not isinstance(power, Copies):
+            raise ManagementError("the Power driver makes no copies", target=self.target.name)
+        self._deploy(deadline)
+        self.watcher.status("starting")
+        self.transcript.note("a copy of a machine that was booted before")
+        power.wake(folder, deadline)
+        self._searched = self._since
+        self._up = self._copy = self.copied = True
+        self.watcher.status("testing")
+
+    def give_up_copy(self) -> None:
+        """What was to be a copy is none: off, and nothing of it counts."""
+        self._leave()
+        self.copied = False
+        self.machine.power.off(Deadline.after(POWER_DEADLINE))
+
+    def let_go(self) -> None:
+        """Of the shell's channel; the machine goes on."""
+        if self._shell_open:
+            self._shell_open = False
+            self.machine.shell.close()
+
+    def _deploy(self, deadline: Deadline) -> None:
         self._leave()
         self.watcher.status("deploying")
         self.machine.power.off(deadline)
         self.machine.console.attach(deadline)
         self.machine.deploy.put(self.build, self.append, deadline)
         self._since = self.transcript.size
-        self.watcher.status("booting")
-        self._attempted += 1
-        self.transcript.note(f"power on, boot {self._attempted}")
-        return self._start(warm=False, deadline=deadline)
 
     def _start(self, *, warm: bool, deadline: Deadline) -> int:
         t0_ns = start(self.machine, warm=warm, deadline=deadline)
@@ -309,7 +354,7 @@ class Session:
 
     def _ask(self, what: str, deadline: Deadline | float, work: Callable[[Shell, Deadline], R]) -> R:
         """Something over the booted machine's shell. A crash wins over every other cause."""
-        self.booted()
+        self.ready()
         limit = Deadline.after(deadline) if isinstance(deadline, (int, float)) else deadline
         shell = self.machine.role(Shell)  # type: ignore[type-abstract]
         try:
@@ -340,7 +385,7 @@ class Session:
 
     def expect(self) -> ConsoleExpect:
         """The console as pexpect knows it, from here on."""
-        self.booted()
+        self.ready()
         return ConsoleExpect(self.transcript, self.machine.console.write, in_vain=self._in_vain)
 
     def _in_vain(self, offset: int) -> LabctlError | None:
@@ -362,7 +407,7 @@ class Session:
 
         KernelCrash, or TargetHung if it stays on.
         """
-        self.booted()
+        self.ready()
         limit = Deadline.after(deadline)
         self._leave()
         self.machine.console.write(f"{command}\n".encode())
@@ -415,10 +460,8 @@ class Session:
 
     def _leave(self) -> None:
         """The shell and the boot are no longer what they were."""
-        self._up = False
-        if self._shell_open:
-            self._shell_open = False
-            self.machine.shell.close()
+        self._up = self._copy = False
+        self.let_go()
 
     def _off_at_the_end(self) -> None:
         try:

@@ -16,10 +16,11 @@ from labctl.machine.boot import Boot
 from labctl.machine.group import Machines
 from labctl.machine.protocols import Health, Power
 from labctl.machine.session import Session, Watcher
+from labctl.machine.warm import WarmStart
 from labctl.model import Build, Cell, MachineEvent, Outcome, Target, TestResult
 from labctl.run.equip import equipped
 from labctl.run.work import Work, suited_key
-from labctl.store.outcome import attempt_outcome
+from labctl.store.outcome import ON_A_COPY, attempt_outcome
 from labctl.store.writer import AttemptWriter, RunWriter
 
 WAIT_DEADLINE = 3600.0
@@ -62,6 +63,8 @@ class CellAttempt:
     worker: str
     exclusive: bool
     """A benchmark: the whole host, and pinned."""
+    cold: bool = True
+    """The machine is booted, and no copy of one that was."""
 
     results: list[TestResult] = field(default_factory=list, init=False)
     failures: list[_Failure] = field(default_factory=list, init=False)
@@ -88,7 +91,8 @@ class CellAttempt:
     def session(self) -> Session:
         """The target, held and off. TargetBusy, or InfraError when the host has no room in time."""
         target, build, cpus, stack = self._hold()
-        session = Session(target, build, self.record.folder, host_cpus=cpus, watcher=self._watcher())
+        starter = None if self.cold else WarmStart(self._started)
+        session = Session(target, build, self.record.folder, host_cpus=cpus, watcher=self._watcher(), starter=starter)
         stack.enter_context(session)
         self._health = session.machine.roles.get(Power)
         if isinstance(self._health, Health):
@@ -198,6 +202,16 @@ class CellAttempt:
             if self._health.log_is_full(Deadline.after(HEALTH_DEADLINE)):
                 self.record.machine_event(MachineEvent(0, 0.0, _LOG_FULL))
 
+    @property
+    def copied(self) -> bool:
+        """Whether its machine was a copy of one that was booted before."""
+        return any(session.copied for session in self._sessions.values())
+
+    def _started(self, how: str, why: str) -> None:
+        self.record.event("start", how=how, why=why)
+        if why:
+            self.session.transcript.note(f"not a copy of a machine that was booted before: {why}")
+
     def _waits(self, why: str) -> None:
         self.record.status("waiting", why=why)
 
@@ -234,9 +248,10 @@ class CellAttempt:
         # The most specific cause speaks for the attempt: a panic, though an assertion failed before it.
         worst = min((f for f in self.failures if f.result.outcome is outcome), key=_Failure.rank, default=None)
         others = len(self.failures) - 1
+        warmth = ON_A_COPY if self.copied else ""
         self.record.finish(
             outcome,
-            reason=worst.result.reason + (f" (and {others} more)" if others else "") if worst else self._skipped(outcome),
+            reason=warmth + worst.result.reason + (f" (and {others} more)" if others else "") if worst else self._skipped(outcome),
             error=type(worst.error).__name__ if worst and isinstance(worst.error, LabctlError) else "",
             excerpt=worst.excerpt if worst else "",
             reproduce=reproduce,

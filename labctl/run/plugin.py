@@ -38,6 +38,7 @@ from labctl.run.attempt import CellAttempt
 from labctl.run.boot_figures import record_figures
 from labctl.run.recording import Recorder
 from labctl.run.scheduler import IDLE, CellScheduling
+from labctl.run.warmth import asks_too_much
 from labctl.run.work import Work
 from labctl.store.outcome import run_outcome
 from labctl.store.reader import read_run
@@ -76,6 +77,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--channel", action="append", default=[], choices=list(Channel), help="wall: real time; icount: counted instructions")
     group.addoption("--soak", metavar="TIME", help="how long the suite soak goes on: 90s, 30m, 8h (default: 20s)")
     group.addoption("--results", type=Path, metavar="DIR", help="folder of the runs (default: the lab's)")
+    group.addoption("--cold", action="store_true", help="boot every machine: none is a copy of one that was booted before")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -140,6 +142,7 @@ def _prepare(config: pytest.Config) -> Prepared:
         options.repeat,
         options.results,
         tuple(map(Channel, options.channel)),
+        cold=options.cold,
     )
     return prepare(plan(lab, request), sys.argv, lambda line: print(line, file=sys.stderr))
 
@@ -283,6 +286,8 @@ class CellRunner:
             self.by_suite.setdefault(cell.suite, []).append(cell)
         self.order = {cell.id: index for index, cell in enumerate(work.cells)}
         self.current: CellAttempt | None = None
+        self.cold: set[str] = set()
+        """Cells that failed on a copy of a machine: they are booted from then on."""
 
     def suite_of(self, path: Path) -> str | None:
         """The suite that a test file belongs to: the first folder below ``suites/``."""
@@ -307,7 +312,9 @@ class CellRunner:
                 if not held_before and attempt.held:  # waiting for others is no part of a test
                     result = replace(result, duration_s=max(0.0, result.duration_s - attempt.waited))
                 attempt.add(result, error)
-                if not isinstance(error, InfraError) or attempt.record.number > self.work.retries:
+                if attempt.copied and result.outcome in (Outcome.FAIL, Outcome.ERROR):
+                    self.cold.add(cell.id)  # whether that is the copy's fault, a boot tells
+                elif not isinstance(error, InfraError) or attempt.record.number > self.work.retries:
                     break
                 self.leave()
                 item._initrequest()  # type: ignore[attr-defined]  # as pytest-rerunfailures does: fixtures anew
@@ -328,7 +335,8 @@ class CellRunner:
         if self.current is not None and self.current.cell != cell:
             self.leave()
         if self.current is None:
-            self.current = CellAttempt(self.work, self.writer, cell, self.worker, benchmark)
+            cold = benchmark or self.work.cold or cell.suite not in self.work.warm or cell.id in self.cold
+            self.current = CellAttempt(self.work, self.writer, cell, self.worker, benchmark, cold)
         return self.current
 
     def leave(self, *, interrupted: bool = False) -> None:
@@ -427,7 +435,8 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, p
     report = yield
     if report.passed and collector.config.stash.get(CELLS, None) is not None:
         missing = [why for item in report.result if isinstance(item, pytest.Function) and (why := _missing_fixtures(item))]
-        if missing:
+        warm = [why for item in report.result if isinstance(item, pytest.Function) and (why := _too_much_of_a_copy(item))]
+        if missing := missing or warm:
             report.outcome, report.longrepr, report.result = "failed", "\n  ".join(dict.fromkeys(missing)), []
     return report
 
@@ -439,6 +448,14 @@ def _missing_fixtures(item: pytest.Function) -> str:
     if not missing:
         return ""
     return f"{item.nodeid.partition('[')[0]} asks for {', '.join(map(repr, missing))}: {nearest(missing[0], sorted({*FIXTURES, *known}))}"
+
+
+def _too_much_of_a_copy(item: pytest.Function) -> str:
+    runner = item.config.stash[CELLS]
+    if runner.suite_of(item.path) not in runner.work.warm:
+        return ""
+    why = asks_too_much(item.fixturenames, benchmark=item.get_closest_marker("benchmark") is not None)
+    return f"{item.nodeid.partition('[')[0]}, of a suite with warm = true, {why}" if why else ""
 
 
 @pytest.hookimpl(trylast=True)
@@ -623,7 +640,7 @@ def shell(target: Session) -> Commands:
     """Commands in the booted machine. A target without a driver for them skips what asks for it."""
     if Shell not in target.machine.roles:
         pytest.skip("needs a shell: no driver of the target gives one")
-    target.booted()
+    target.ready()
     return Commands(target)
 
 

@@ -45,6 +45,8 @@ class Request:
     """Every test of each suite is run: what passes may stand for later runs."""
     fresh: bool = False
     """Results of earlier runs do not stand for this one."""
+    cold: bool = False
+    """Every machine is booted, none is a copy of one that was."""
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,8 @@ class Prepared:
                 "builds": {name: asdict(build) for name, build in self.builds.items()},
                 "suited": {name: asdict(build) for name, build in self.suited.items()},
                 "targets": {n: t.config.model_dump(mode="json", by_alias=True) for n, t in self.planned.targets.items()},
+                "warm": sorted(n for n in {cell.suite for cell in self.cells} if self.planned.lab.suite_config(n).may_copy),
+                "cold": self.planned.request.cold,
             },
             default=str,
         )
@@ -247,7 +251,7 @@ def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], Non
     # A gate decides by figures, and a cell that is not run has none.
     gated = {name for name, table in tables.items() if any(promise.gate for promise in promises_of(table))}
     keys = {cell.id: keys[cell.id] for cell in cells if cell.id in keys and cell.build not in gated}
-    reused = {} if planned.request.fresh else proven(planned.results, keys)
+    reused = {} if planned.request.fresh or planned.request.cold else proven(planned.results, keys)
     writer = RunWriter.create(
         planned.results,
         matrix=planned.request.matrix or "",

@@ -24,6 +24,10 @@ class Work:
     suited: Mapping[str, Build]
     """``BUILD/SUITE`` → what the suite boots of the build, where that is not the build as it is."""
     targets: Mapping[str, Target]
+    warm: frozenset[str]
+    """Suites whose machines may be copies."""
+    cold: bool
+    """None may, in this run."""
 
     @classmethod
     def from_json(cls, text: str) -> Work:
@@ -37,6 +41,8 @@ class Work:
             {name: _build(fields) for name, fields in data["builds"].items()},
             {name: _build(fields) for name, fields in data["suited"].items()},
             {name: Target(name, target_config(config)) for name, config in data["targets"].items()},
+            frozenset(data["warm"]),
+            data["cold"],
         )
 
 

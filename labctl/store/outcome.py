@@ -11,6 +11,8 @@ WORKER_DIED = "the worker died in the middle of this attempt"
 NEVER_STARTED = "never started"
 RUNNING = "this attempt is under way"
 WAITING = "not begun yet"
+ON_A_COPY = "on a copy of a machine that was booted before: "
+"""Begins the reason of an attempt that failed there."""
 
 _GRAVEST_FIRST = (Outcome.ERROR, Outcome.FAIL, Outcome.INVALID, Outcome.FLAKY, Outcome.PASS, Outcome.SKIP)
 
@@ -37,6 +39,8 @@ def cell_outcome(attempts: Sequence[Attempt]) -> tuple[Outcome, str]:
     if outcome is Outcome.PASS:
         for attempt in earlier:
             if attempt.outcome not in (Outcome.PASS, Outcome.SKIP):
+                if attempt.reason.startswith(ON_A_COPY):
+                    return Outcome.FLAKY, f"fails only on a copy, not when booted: {attempt.reason.removeprefix(ON_A_COPY)}"
                 return Outcome.FLAKY, f"attempt {attempt.number}: {attempt.reason or attempt.outcome}"
     return outcome, last.reason
 

@@ -10,7 +10,7 @@ skipped), the clock starts at a fixed date, random numbers come from a fixed see
 
 from __future__ import annotations
 
-import os
+import json
 import shlex
 import socket
 import time
@@ -22,28 +22,35 @@ from typing import IO, Annotated, Any, Literal
 
 from pydantic import Field
 
-from labctl.config import nearest
 from labctl.deadline import Deadline, DeadlineExpired
 from labctl.errors import ConsoleLost, DeployError, ManagementError, PowerError, Problem
 from labctl.machine import icount, qemu_network, qemudisk, qemuimage
 from labctl.machine.protocols import DriverContext
+from labctl.machine.qemucopy import DISK, Kept, disk_over, emulator, processor
 from labctl.machine.qemudisk import Backend, Bus, Disk
-from labctl.machine.qemumachine import BINARIES, START_DEADLINE, USUAL_MACHINES, accelerator_of, clock_words, machines, without_version
+from labctl.machine.qemuend import ending
+from labctl.machine.qemumachine import (
+    BINARIES,
+    START_DEADLINE,
+    accelerator_of,
+    clock_words,
+    counted_words,
+    last_words,
+    refused,
+)
 from labctl.machine.qemuports import OpenPorts, open_ports
 from labctl.machine.qmp import Qmp
 from labctl.machine.reader import Reader
 from labctl.machine.transcript import Transcript
 from labctl.machine.volatiledisk import VolatileDisk
 from labctl.machine.wires import Wire
-from labctl.model import Build, Channel, PowerState, Target, TargetConfig, format_size
+from labctl.model import Build, Channel, PowerState, Target, TargetConfig
 from labctl.process import Child, start
 
 DEBUG_EXIT = 0xF4
 """Port of isa-debug-exit, QEMU's own default; a value written there ends QEMU with the status ``value << 1 | 1``."""
 ENDING = 2.0
 """Seconds between the end of the console and that of the process, at most."""
-MOST_DISK = 2048 << 40
-"""Bytes of the largest qcow2 with clusters of 64 KiB, which are qemu-img's own choice."""
 WRITE_DEADLINE = 10.0
 """Seconds that a guest may leave typed bytes unread."""
 
@@ -118,6 +125,10 @@ class Qemu:
     _append: str = field(default="", init=False)
     _process: _Process | None = field(default=None, init=False)
     _ports: dict[str, Literal["virtio", "serial"]] = field(default_factory=dict, init=False)
+    _kept: Kept | None = field(default=None, init=False)
+    """How the memory is held from the next power-on: by itself, if None."""
+    _has_copy_of_disk: bool = field(default=False, init=False)
+    """Its disk is a layer over another machine's."""
     _trace_at: Sequence[int] = field(default=(), init=False)
     _starts: int = field(default=0, init=False)
     _pulled: bool = field(default=False, init=False)
@@ -140,27 +151,8 @@ class Qemu:
 
     @staticmethod
     def problems(target: Target, options: Mapping[str, Any]) -> list[Problem]:
-        """What QEMU would refuse. It is asked only about a machine that is not one of the usual."""
-        where, config = f"targets/{target.name}.toml", target.config
-        found = qemu_network.problems(target)
-        if config.disk and config.disk > MOST_DISK and options.get("disk_bus") != "none":
-            found.append(
-                Problem(where, "disk", f"found {format_size(config.disk)}", f"at most {format_size(MOST_DISK)}: a qcow2 has no more")
-            )
-        name = str(options.get("machine", "q35")).partition(",")[0]
-        extra = options.get("extra") or []
-        if config.cpus <= USUAL_MACHINES.get(name, 0) or {"-M", "-machine", "--machine", "-smp", "--smp"}.intersection(extra):
-            return found
-        known = machines(str(options.get("binary") or BINARIES[config.arch]))
-        if known and name not in known:
-            found.append(
-                Problem(
-                    where, "drivers.qemu.machine", f"found {name!r}", f"no machine of this QEMU; {nearest(name, without_version(known))}"
-                )
-            )
-        elif known and config.cpus > known[name]:
-            found.append(Problem(where, "cpus", f"found {config.cpus}", f"at most {known[name]} on QEMU's machine {name}"))
-        return found
+        """What QEMU would refuse."""
+        return refused(target, options)
 
     @staticmethod
     def why_not_counted(options: Mapping[str, Any]) -> str:
@@ -239,11 +231,13 @@ class Qemu:
         self._process = self._start(self._build, deadline)
         try:
             self._process.qmp.handshake(deadline.sooner(START_DEADLINE))
+            if self._kept is not None and self._kept.role == "copy":
+                self._kept.thaw(self._process.qmp, deadline)
             t0_ns = time.monotonic_ns()
             self._process.qmp.command("cont", deadline)
         except ManagementError as error:
             status = self._process.child.wait(Deadline.after(0.5))
-            words = self._last_words()
+            words = last_words(self.context.workdir / "qemu.log")
             self.off(Deadline.after(10))
             how = f"QEMU ended with status {status}" if status is not None else "QEMU does not answer"
             if "machine type" in words:
@@ -328,6 +322,50 @@ class Qemu:
     def traced(self) -> bytes:
         return self._trace.read_bytes() if self._trace.is_file() else b""
 
+    # --- Copies
+
+    def why_not(self) -> str:
+        if self.context.wires:
+            return "it has cables to other machines"
+        if self._disk is not None and self.disk_backend not in ("file", "null"):
+            return f"its disk is {self.disk_backend}"
+        return 'QEMU cannot copy an NVMe disk: disk_bus = "virtio" or "none"' if self._disk is not None and self.disk_bus == "nvme" else ""
+
+    def identity(self, build: Build, append: str) -> str:
+        machine = self._machine_arguments(build, append, "disk", self.context.wires)
+        return json.dumps([emulator(self._binary), machine, self._ports, processor()])
+
+    def keep(self, folder: Path) -> None:
+        self._kept = Kept(folder, "original")
+
+    def freeze(self, deadline: Deadline) -> None:
+        process, kept = self._process, self._kept
+        if process is None or kept is None or process.child.status is not None:
+            raise PowerError("the machine is off: there is nothing to keep", target=self.context.target.name)
+        kept.freeze(process.qmp, deadline)
+        self.off(deadline)
+        self._kept = None
+        if self._disk is not None and (disk := self._disk.file(self.context.workdir)).exists():
+            disk.rename(kept.folder / DISK)
+
+    def wake(self, folder: Path, deadline: Deadline) -> int:
+        own = self._disk
+        if own is not None and (folder / DISK).exists():
+            over = self.context.workdir / "disk.qcow2"
+            over.unlink(missing_ok=True)
+            disk_over(folder / DISK, over, own.file(folder).suffix.lstrip("."), deadline)
+            self._has_copy_of_disk = True
+        self._kept = Kept(folder, "copy")
+        try:
+            return self.on(deadline)
+        except BaseException:
+            self._has_copy_of_disk = False
+            if own is not None:
+                own.file(self.context.workdir).unlink(missing_ok=True)  # of the copy that is none: a boot begins with a disk of its own
+            raise
+        finally:
+            self._kept = None
+
     # --- Ports
 
     def want_port(self, name: str, kind: Literal["virtio", "serial"]) -> None:
@@ -360,6 +398,7 @@ class Qemu:
     def _machine_arguments(self, build: Build, append: str, disk: str, wires: Mapping[str, Wire], served: int | None = None) -> list[str]:
         config = self._config
         accelerator = "tcg" if self._counts else accelerator_of(self.context.target, self.accel)
+        words = counted_words(self.machine, self.icount_disk) if self._counts else clock_words(self.machine, accelerator)
         machine = self.machine
         if machine == "q35" and self.firmware_console and not self.bios:
             machine = "q35,graphics=off"
@@ -377,7 +416,7 @@ class Qemu:
             ),
             *("-cpu", self.cpu or ("host" if accelerator == "kvm" else "max")),
             *("-smp", str(config.cpus), "-m", f"{config.memory // 1024}K"),
-            *("-kernel", str(build.kernel), "-append", append + self._words(accelerator)),
+            *("-kernel", str(build.kernel), "-append", append + words),
         ]
         if self.bios:
             arguments += ["-bios", self.bios]
@@ -393,21 +432,11 @@ class Qemu:
             arguments += self._disk.arguments(disk, machine, served)
         return [*arguments, *qemu_network.arguments(self.context.target.name, config.nics, machine, wires), *self.extra]
 
-    def _words(self, accelerator: str) -> str:
-        """What the kernel must be told for this emulation."""
-        if not self._counts:
-            return clock_words(self.machine, accelerator)
-        # The TSC counts virtual nanoseconds. A kernel at an address of its own choice has other cache lines and page tables each time.
-        words = " nokaslr" + (" tsc_early_khz=1000000" if self.machine == "microvm" else "")
-        # Virtual time jumps to the next alarm while the disk works: the reference kernel must not set one.
-        return words + (" disk-timeout=0" if self.icount_disk else "")
-
     @property
     def _disk(self) -> Disk | None:
         size = self._config.disk
-        return (
-            Disk(size, self.disk_bus, self.disk_backend, self.disk_filesystem, self.disk_slot) if size and self.disk_bus != "none" else None
-        )
+        filesystem = "" if self._has_copy_of_disk else self.disk_filesystem
+        return Disk(size, self.disk_bus, self.disk_backend, filesystem, self.disk_slot) if size and self.disk_bus != "none" else None
 
     def _start(self, build: Build, deadline: Deadline) -> _Process:
         file, volatile = None, None
@@ -427,7 +456,8 @@ class Qemu:
         ports = open_ports(self._ports)
         with serial_qemu, qmp_qemu, ExitStack() as handed_over:
             handed_over.callback(ports.handed_over)
-            shared, plugin, env = self._plugin(counts, serial_qemu.fileno(), handed_over)
+            kept = [] if self._kept is None else self._kept.arguments(self._config.memory)
+            shared, plugin, env = icount.arguments(counts, serial_qemu.fileno(), self._trace, self._trace_at, handed_over)
             child = start(
                 [
                     self._binary,
@@ -437,6 +467,7 @@ class Qemu:
                     *("-chardev", f"socket,id=qmp,fd={qmp_qemu.fileno()}", "-mon", "chardev=qmp,mode=control"),
                     *ports.arguments,
                     *plugin,
+                    *kept,
                 ],
                 pass_fds=[serial_qemu.fileno(), qmp_qemu.fileno(), *ports.fds, *shared, *served],
                 stderr=log,
@@ -452,21 +483,6 @@ class Qemu:
         reader.start()
         return _Process(since, counts, child, client, serial, reader, log, ports, volatile)
 
-    def _plugin(
-        self, counts: icount.Counts | None, console: int, handed_over: ExitStack
-    ) -> tuple[list[int], list[str], dict[str, str] | None]:
-        """What the plugin needs: file descriptors, arguments, environment."""
-        if counts is None:
-            return [], [], None
-        path = icount.plugin()
-        fds = [counts.fd]
-        words = f"file={path},console={console},counts={counts.fd}"
-        if self._trace_at:
-            trace = handed_over.enter_context(self._trace.open("wb"))
-            fds.append(trace.fileno())
-            words += f",trace={trace.fileno()},at={':'.join(map(str, self._trace_at))}"
-        return fds, ["-plugin", words], {**os.environ, "LD_PRELOAD": str(path)}
-
     def _why_ended(self, child: Child, qmp: Qmp) -> str:
         """How a machine that is gone went: asked by the reader's thread at the end of the console."""
         status = child.wait(Deadline.after(ENDING))
@@ -475,36 +491,10 @@ class Qemu:
         if status is None:
             return "QEMU closed the serial port"
         reasons = [e["data"].get("reason", "") for e in qmp.drain() if e["event"] == "SHUTDOWN"]
-        match reasons:
-            case ["guest-shutdown", *_]:
-                return "the guest powered the machine off"
-            case ["guest-reset", *_]:
-                self._bad_end = "the guest reset the machine"
-                return self._bad_end
-            case ["guest-panic", *_]:
-                self._bad_end = "the guest panicked"
-                return self._bad_end
-            case ["host-qmp-quit", *_]:
-                return "powered off by the lab"
-        if self.debug_exit and status > 1 and status & 1 and not reasons:
-            told = f"the guest ended the machine by the debug port, with {status >> 1:#x}"
-            # QEMU's exit status holds the low seven bits.
-            if status >> 1 != self.debug_exit_success & 0x7F:
-                self._bad_end = f"{told} (status {status}): {self.debug_exit_success:#x} is success"
-            return told
-        if status == 0 and not reasons:
-            return "the guest ended the machine"  # RISC-V's test device exits QEMU on the spot, without an event
-        how = f"signal {-status}" if status < 0 else f"status {status}"
-        words = self._last_words()
-        self._fault = f"QEMU ended with {how}" + (f": {words}" if words else "")
-        return self._fault
-
-    def _last_words(self) -> str:
-        with suppress(OSError):
-            lines = (self.context.workdir / "qemu.log").read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
-            # QEMU's last line may be an advice; what it refuses stands where it says its own name.
-            return next((line for line in reversed(lines) if line.startswith("qemu-")), lines[-1]) if lines else ""
-        return ""
+        success = self.debug_exit_success if self.debug_exit else None
+        ended = ending(status, reasons, success, last_words(self.context.workdir / "qemu.log"))
+        self._bad_end, self._fault = ended.bad, ended.fault
+        return ended.told
 
 
 DRIVER = Qemu

@@ -1,0 +1,138 @@
+"""Warm start on real machines: copies differ where they must, and nothing that is broken stops a cell."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from labctl.errors import ConfigError
+from labctl.machine.session import Session
+from labctl.machine.warm import KeptMachines, WarmStart, _seals
+from labctl.model import Build, Target, TargetConfig
+from labctl.run.equip import equipped
+from tests.leftovers import machine_name
+from tests.temporary_lab import TARGET, TemporaryLab, reasons
+
+pytestmark = pytest.mark.qemu
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> KeptMachines:
+    return KeptMachines(tmp_path_factory.mktemp("warm"))
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    config = {
+        "schema": 1,
+        "cpus": 1,
+        "memory": "192M",
+        "disk": "1G",
+        "append": "console=ttyS0,115200",
+        "boot": {"deadline": 60, "silence": 30},
+        "drivers": {"qemu": {"disk_bus": "virtio"}, "agent": {}},
+    }
+    return Target(machine_name("warm"), TargetConfig.model_validate(config))
+
+
+@pytest.fixture
+def warm(debian: Build, kept: KeptMachines, target: Target, tmp_path: Path) -> Callable[[ExitStack, list[str]], Session]:
+    def start(stack: ExitStack, told: list[str]) -> Session:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        starter = WarmStart(lambda how, why: told.append(f"{how} {why}".strip()), kept)
+        session = stack.enter_context(Session(target, equipped(debian, target), folder, starter=starter))
+        session.ready()
+        return session
+
+    return start
+
+
+def test_copies_share_no_clock_no_random_numbers_and_no_files(warm: Callable[[ExitStack, list[str]], Session]) -> None:
+    told: list[str] = []
+    with ExitStack() as stack:
+        one, two = warm(stack, told), warm(stack, told)
+        assert told == ["copy", "copy"]
+        draws = [session.run("cat /proc/sys/kernel/random/uuid; head -c 32 /dev/urandom | base64").output for session in (one, two)]
+        assert draws[0] != draws[1]
+        one.run("echo mine >/tmp/file")
+        assert two.run("ls /tmp").output == ""
+        for session in (one, two):
+            assert abs(int(session.run("date +%s").output) - time.time()) < 20
+        with pytest.raises(ConfigError, match="it has no boot to look at"):
+            one.booted()
+
+
+def only(kept: KeptMachines) -> Path:
+    (folder,) = [path for path in kept.root.iterdir() if path.is_dir()]
+    return folder
+
+
+def test_a_memory_file_that_has_vanished(warm: Callable[[ExitStack, list[str]], Session], kept: KeptMachines) -> None:
+    told: list[str] = []
+    with ExitStack() as stack:
+        running = warm(stack, told)
+        (only(kept) / "memory").unlink()
+        booted = warm(stack, told)
+        assert told == ["copy", "boot what is kept of the machine has lost its memory"]
+        assert booted.booted().milestones["ready"] > 0
+        assert not booted.copied
+        assert running.run("echo unharmed").output == "unharmed\n"
+
+
+def test_a_state_that_qemu_does_not_take(
+    warm: Callable[[ExitStack, list[str]], Session], kept: KeptMachines, target: Target, debian: Build, tmp_path: Path
+) -> None:
+    """Cut off, and the manifest says that it is right: QEMU itself finds it out."""
+    told: list[str] = []
+    with ExitStack() as stack:
+        warm(stack, told)
+    folder = only(kept)
+    os.truncate(folder / "state", 100_000)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "files": _seals(folder)}))
+    with Session(target, equipped(debian, target), tmp_path) as session:
+        starter = WarmStart(lambda how, why: told.append(f"{how} {why}"), kept)
+        assert not starter(session)
+        assert told[-1].startswith("boot what is kept of the machine cannot be started from: "), told
+        assert not session.up
+        assert not list(tmp_path.glob("*.qcow2")), "nothing that a boot would take for its disk"
+    assert [path for path in kept.root.iterdir() if path.is_dir()] == [], "it is made anew by who wants it next"
+
+
+WARM = "schema = 1\nwarm = true\n"
+
+
+def test_in_a_run(lab: TemporaryLab) -> None:
+    """Cells start as copies; what fails only there is told apart; --cold boots; what needs a boot is refused before any power."""
+    lab.write(f"targets/{lab.target}.toml", TARGET.replace("[drivers.console_shell]", '[drivers.agent]\nchannel = "serial"'))
+    for name, code in {
+        "well": "def test_well(shell, target):\n    assert shell('echo hi') == 'hi'\n    assert target.copied\n",
+        "only": "def test_only(shell, target):\n    assert not target.copied, 'a copy'\n",
+    }.items():
+        lab.suite(name, code)
+        lab.write(f"suites/{name}/suite.toml", WARM)
+    cells = lab.run("-n", "1").cells
+    assert cells["debian/well"]["outcome"] == "pass", reasons(cells)
+    assert cells["debian/only"]["outcome"] == "flaky"
+    assert cells["debian/only"]["reason"] == "fails only on a copy, not when booted: AssertionError: a copy"
+    events = {(path.parts[-3].split("~")[-1], path.parts[-2]): path.read_text() for path in lab.runs[-1].glob("cells/*/*/events.jsonl")}
+    assert '"how":"copy"' in events["well", "attempt-1"]
+    assert '"how":"copy"' in events["only", "attempt-1"]
+    assert '"kind":"start"' not in events["only", "attempt-2"], "booted"
+
+    cold = lab.run("--suite", "only", "--cold")
+    assert cold.cells["debian/only"]["outcome"] == "pass"
+
+    lab.suite("well", "def test_x(booted):\n    pass\n")
+    lab.suite("only", "import pytest\n\n@pytest.mark.benchmark\ndef test_x(shell):\n    pass\n")
+    refused = lab.run()
+    assert refused.status == 2, refused.out
+    assert "of a suite with warm = true, asks for 'booted': a copy has no boot" in refused.err
+    assert "of a suite with warm = true, is a benchmark" in refused.err
