@@ -102,7 +102,7 @@ def main() -> None:
             sides: dict[str, list[float]] = {"kernel": [], NAME: []}
             for _ in range(options.rounds):
                 for target, taken in sides.items():
-                    taken.append(labctl(lab, "run", "matrix", "--target", target, "--suite", suite))
+                    taken.append(labctl(lab, "run", "matrix", "--fresh", "--target", target, "--suite", suite))
             kernel, network = (statistics.median(taken) for taken in sides.values())
             ratio = statistics.median(n / k for k, n in zip(*sides.values(), strict=True))
             print(f"{suite:22} {kernel:10.1f} s {network:10.1f} s {network - kernel:6.1f} s {ratio:7.2f}", flush=True)

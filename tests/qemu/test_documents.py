@@ -30,6 +30,11 @@ SHORTER = {
     "labctl watch quick --target 'microvm-pvh*'": "labctl watch --help",
     "labctl run matrix default --build ./bzImage --repeat 5": "labctl run matrix default --build ./bzImage --repeat 5 --dry-run",
     "labctl run matrix --build ./bzImage": "labctl run matrix --build ./bzImage --dry-run",
+    "labctl run matrix storage": "labctl run matrix storage --dry-run",
+    "labctl run matrix storage --target 'storage-nvme-*'": "labctl run matrix storage --target 'storage-nvme-*' --dry-run",
+    "labctl run matrix storage --target storage-virtio-icount --repeat 5": "labctl run matrix storage --target 'storage-virtio-i*' --dry-run",
+    "pytest suites/storage/test_power_cuts.py --build debian-cloud --target storage-powercut": "pytest suites/storage --collect-only -q",
+    "pytest suites/boot --build debian-cloud --target agent-1c-512m": "pytest suites/boot --build debian-cloud --target agent-1c-512m -k version",
     "pytest suites/boot --build debian-cloud --target qemu-1c-512m": "pytest suites/boot --build debian-cloud --target qemu-1c-512m -k ready",
 }
 
