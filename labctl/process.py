@@ -185,29 +185,25 @@ def start(
     )
 
 
-def start_on_terminal(argv: Sequence[str]) -> tuple[Child, int, int]:
-    """Start a program that wants a terminal, as `start` does. Returns it, the other side of that terminal (raw, so that every byte passes
-    as it is), and the end of a pipe with its standard error; both not blocking, and the caller's to close. Raises HostToolMissing."""
+def start_on_terminal(argv: Sequence[str]) -> tuple[Child, int]:
+    """Start a program that wants a terminal, as `start` does. Returns it and the other side of that terminal, which is the caller's to
+    close: raw, so that every byte passes as it is, and not blocking. Raises HostToolMissing."""
     program, setpriv = find(argv[0]), find("setpriv")
     ours, its = os.openpty()
-    told, telling = os.pipe()
     try:
-        os.set_blocking(told, False)
         tty.setraw(its)
         os.set_blocking(ours, False)
         child = Child(
             subprocess.Popen(
-                [setpriv, "--pdeathsig", "KILL", "--", program, *argv[1:]], stdin=its, stdout=its, stderr=telling, start_new_session=True
+                [setpriv, "--pdeathsig", "KILL", "--", program, *argv[1:]], stdin=its, stdout=its, stderr=its, start_new_session=True
             )
         )
     except BaseException:
         os.close(ours)
-        os.close(told)
         raise
     finally:
         os.close(its)
-        os.close(telling)
-    return child, ours, told
+    return child, ours
 
 
 def detach(argv: Sequence[str], keep_fds: Sequence[int], log: Path) -> None:

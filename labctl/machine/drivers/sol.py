@@ -5,19 +5,16 @@ so by their BMC. Whether it is still ours is asked of the BMC every few seconds,
 than a minute. Commands: IPMI 2.0, 24.2 (Deactivate Payload), 24.4 and 24.5 (Get Payload
 Activation Status, Get Payload Instance Info), 28.2 (Get Chassis Status).
 
-Packets of the SOL alone that are lost while all others pass show by the number of the next one that arrives (`Packets`), or when something
-is typed that nobody acknowledges. A machine that says nothing more behind them is asked so once it is missed (`Sol.prove`).
+What IPMI cannot tell: packets of the SOL alone that are lost while all others pass are noticed only when something is typed.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -28,7 +25,6 @@ from labctl.errors import ConsoleLost, InfraError
 from labctl.machine.ipmi import Address, session
 from labctl.machine.line import CHECKED_EVERY, Broken, Line
 from labctl.machine.protocols import DriverContext
-from labctl.machine.solpackets import Packets
 from labctl.machine.transcript import Transcript
 from labctl.model import Target
 from labctl.process import Child, start_on_terminal
@@ -44,10 +40,6 @@ _ESCAPE = ord("~")
 _PIECE = 1024
 """Bytes typed at a time: less than a terminal holds."""
 _CHUNK = 1 << 16
-_WORDS = 2000
-_NOTED_EVERY = 1.0
-_COMPLAINT = re.compile(r"(?i)(?:error|info|warning|unable|insufficient|sol payload|authentication)\b(?!.*PICMG)")
-"""How lines of ipmitool's begin that are for people; not of what it asks of every BMC in vain."""
 _FAREWELL = 1.0
 """Seconds for ipmitool to close its session."""
 UNANSWERED = 2
@@ -60,28 +52,19 @@ _OFF = "the machine is off"
 class _Activated:
     """One ipmitool with an active SOL."""
 
-    def __init__(self, child: Child, terminal: int, told: int, said: bytes, on_loss: Callable[[str], None]) -> None:
+    def __init__(self, child: Child, terminal: int, said: bytes) -> None:
         self._child = child
         self._terminal = terminal
-        self._told = told
-        """Its standard error."""
-        self._packets = Packets()
-        self._on_loss = on_loss
-        self._loss_noted = 0.0
         self._said = said
         """Read already: what the machine said right after the activation."""
         self._tail = b""
-        self._words = b""
         self._line_begins = True
 
     def read(self, seconds: float) -> bytes:
         if self._said:
             said, self._said = self._said, b""
             return said
-        ready = select.select([self._terminal, self._told], [], [], seconds)[0]
-        if self._told in ready:
-            self._listen()
-        if self._terminal not in ready:
+        if not select.select([self._terminal], [], [], seconds)[0]:
             return b""
         try:
             data = os.read(self._terminal, _CHUNK)
@@ -90,25 +73,9 @@ class _Activated:
         except OSError:  # EIO: ipmitool has gone
             data = b""
         if not data:
-            self._listen()
-            raise Broken(
-                _last_words(self._tail + self._words) or f"ipmitool ended with status {self._child.wait(Deadline.after(_FAREWELL))}"
-            )
+            raise Broken(_last_words(self._tail) or f"ipmitool ended with status {self._child.wait(Deadline.after(_FAREWELL))}")
         self._tail = (self._tail + data)[-200:]
         return data
-
-    def _listen(self) -> None:
-        """What ipmitool tells of its packets. A flood of losses is noted once in a while."""
-        try:
-            told = os.read(self._told, _CHUNK)
-        except BlockingIOError:
-            return
-        if not told:
-            time.sleep(0.01)  # it has gone: so will its terminal be
-        self._words = (self._words + told)[-_WORDS:]
-        if (why := self._packets.feed(told)) and time.monotonic() > self._loss_noted + _NOTED_EVERY:
-            self._loss_noted = time.monotonic()
-            self._on_loss(why)
 
     def write(self, data: bytes, deadline: Deadline) -> None:
         typed = self._escaped(data)
@@ -139,19 +106,14 @@ class _Activated:
         self._child.interrupt(signal.SIGINT)  # it closes its session then
         limit = Deadline.after(_FAREWELL)
         while self._child.status is None and not limit.expired:  # a full terminal would keep it from ending
-            for side in select.select([self._terminal, self._told], [], [], 0.02)[0]:
-                with suppress(OSError):
-                    os.read(side, _CHUNK)
+            if select.select([self._terminal], [], [], 0.02)[0]:
+                try:
+                    os.read(self._terminal, _CHUNK)
+                except OSError:
+                    break
         self._child.kill()
         os.close(self._terminal)
-        os.close(self._told)
         self._terminal = -1
-
-
-def _complaint(told: bytes) -> str:
-    """Of all that ipmitool tells of its packets, the last line that complains."""
-    found = [line for line in told.decode(errors="replace").splitlines() if _COMPLAINT.match(line)]
-    return found[-1].strip() if found else ""
 
 
 def _last_words(tail: bytes) -> str:
@@ -190,10 +152,6 @@ class Sol:
     def host_programs(target: Target, options: Mapping[str, Any]) -> list[str]:  # noqa: ARG004  # as the registry calls it
         return ["ipmitool", "setpriv"]
 
-    @staticmethod
-    def occupies(options: Mapping[str, Any]) -> str:
-        return f"the BMC {str(options.get('host')).lower()}:{options.get('port', 623)}"
-
     @property
     def _address(self) -> Address:
         name = self.context.target.name
@@ -209,7 +167,7 @@ class Sol:
         self._line.write(data)
 
     def prove(self, deadline: Deadline) -> None:
-        """Each packet that is typed has to be acknowledged by the BMC; ipmitool says so if it is not."""
+        """Each packet that is typed has to be acknowledged by the BMC; ipmitool ends if none is."""
         self._line.prove(deadline.sooner(UNACKNOWLEDGED))
 
     def detach(self) -> None:
@@ -233,22 +191,18 @@ class Sol:
         try:
             os.write(secret, reveal(self.password).encode() + b"\n")
             where = ["-H", self.host, "-p", str(self.port), "-U", self.user, "-f", f"/proc/{os.getpid()}/fd/{secret}"]
-            words = ["ipmitool", "-v", "-v", "-I", "lanplus", "-C", str(self.cipher_suite), *where, "sol", "activate"]
-            child, terminal, told = start_on_terminal(words)
+            child, terminal = start_on_terminal(["ipmitool", "-I", "lanplus", "-C", str(self.cipher_suite), *where, "sol", "activate"])
             try:
-                said = self._await_operational(child, terminal, told, deadline)
+                said = self._await_operational(child, terminal, deadline)
             except BaseException:
-                _Activated(child, terminal, told, b"", self._lost).close()
+                _Activated(child, terminal, b"").close()
                 raise
         finally:
             os.close(secret)
         self._unanswered, self._owner = 0, None
-        return _Activated(child, terminal, told, said, self._lost)
+        return _Activated(child, terminal, said)
 
-    def _lost(self, why: str) -> None:
-        self.transcript.gap(f"{why}: bytes of the console may be missing here")
-
-    def _await_operational(self, child: Child, terminal: int, told: int, deadline: Deadline) -> bytes:
+    def _await_operational(self, child: Child, terminal: int, deadline: Deadline) -> bytes:
         """What the machine said since SOL was activated. ConsoleLost with ipmitool's own words if it is not."""
         from pexpect import EOF, TIMEOUT, fdpexpect
 
@@ -256,10 +210,8 @@ class Sol:
         found = heard.expect([_OPERATIONAL, EOF, TIMEOUT])
         if found == 0:
             return bytes(heard.buffer)
-        complaint = ""
-        with suppress(BlockingIOError):
-            complaint = _complaint(os.read(told, _CHUNK))
-        said = complaint or (f"nothing within {deadline.seconds:g} s" if found == 2 else f"status {child.status}")
+        words = (heard.before or b"").decode(errors="replace").strip().splitlines()
+        said = words[-1] if words else f"nothing within {deadline.seconds:g} s" if found == 2 else f"status {child.status}"
         raise ConsoleLost(
             f"{self._address} does not give its SOL: ipmitool says {said}",
             target=self.context.target.name,
