@@ -152,6 +152,10 @@ class Sol:
     def host_programs(target: Target, options: Mapping[str, Any]) -> list[str]:  # noqa: ARG004  # as the registry calls it
         return ["ipmitool", "setpriv"]
 
+    @staticmethod
+    def occupies(options: Mapping[str, Any]) -> str:
+        return f"the BMC {str(options.get('host')).lower()}:{options.get('port', 623)}"
+
     @property
     def _address(self) -> Address:
         name = self.context.target.name
