@@ -82,7 +82,7 @@ def build(
 
     \b
     $ labctl tools build e2fsprogs
-    $ labctl tools build fio --json
+    $ labctl tools build udpping --json
     """
     from labctl.build.tools.obtain import tool
 
