@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from labctl.deadline import Deadline
-from labctl.errors import CommandFailed, ConfigError, TargetHung
+from labctl.errors import CommandFailed, ConfigError, ConsoleLost, TargetHung
 from labctl.machine.drivers.ssh import Ssh
 from labctl.machine.protocols import DriverContext
 from labctl.machine.session import Session
@@ -41,6 +43,14 @@ def in_a_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "lab.toml").write_text("schema = 1\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def _soon(true: Callable[[], bool]) -> bool:
+    """Whether it becomes so within 20 s."""
+    until = Deadline.after(20)
+    while not true() and not until.expired:
+        time.sleep(0.02)
+    return true()
 
 
 def ssh(session: Session, guest: ssh_guest.SshGuest, **options: object) -> Ssh:
@@ -91,6 +101,50 @@ def test_the_first_host_key_is_kept_and_another_refused(session: Session, guest:
     shell = ssh(session, guest, host_key=known.strip())
     shell.open(Deadline.after(30))
     shell.close()
+
+
+def test_a_channel_that_the_server_closes_before_it_has_a_program_is_asked_for_again(
+    session: Session, guest: ssh_guest.SshGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dropbear does so when a program of an earlier channel ends just then, as an SFTP server does after its channel was closed."""
+    shell = ssh(session, guest)
+    shell.open(Deadline.after(30))
+    closed: list[str] = []
+
+    def when_closed(name: str) -> None:
+        begin = getattr(paramiko.Channel, name)
+
+        def later(channel: paramiko.Channel, *what: str) -> None:
+            if name not in closed:
+                closed.append(name)
+                assert _soon(lambda: channel.closed)
+            begin(channel, *what)
+
+        monkeypatch.setattr(paramiko.Channel, name, later)
+
+    for name in ("exec_command", "invoke_subsystem"):
+        with shell._connection.transport.open_session() as leaves_a_program:
+            leaves_a_program.exec_command("sleep 0.5")
+        when_closed(name)
+        if name == "exec_command":
+            assert shell.run("echo once", Deadline.after(30)).output == "once\n"
+        else:
+            shell.put(io.BytesIO(b"here"), "/tmp/here", Deadline.after(30))
+            assert shell.run("cat /tmp/here", Deadline.after(30)).output == "here"
+    assert closed == ["exec_command", "invoke_subsystem"]
+
+
+def test_a_server_that_never_answers_a_channel(session: Session, guest: ssh_guest.SshGuest) -> None:
+    shell = ssh(session, guest)
+    pid = shell.run("awk '{ print $4 }' /proc/$PPID/stat", Deadline.after(30)).output.strip()  # the shell's parent's parent is the server
+    session.run(f"kill -STOP {pid}")
+    try:
+        began = time.monotonic()
+        with pytest.raises(ConsoleLost, match="Timeout opening channel"):
+            shell.run("echo", Deadline.after(1))
+        assert time.monotonic() - began < 5
+    finally:
+        session.run(f"kill -CONT {pid}")
 
 
 def test_nobody_there(session: Session, guest: ssh_guest.SshGuest, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import base64
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
 _CONNECT = 10.0
 """Seconds for one try."""
+_TRIES = 4
+"""For a channel, before anything is told to it."""
 _CHUNK = 1 << 16
 _LOOK_S = 0.2
 _RUN = 'c=$(cat); sh -c "$c" </dev/null; exit $?'
@@ -78,18 +81,12 @@ class Ssh:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def run(self, command: str, deadline: Deadline) -> CommandResult:
-        self.open(deadline)
-        assert self._connection is not None  # noqa: S101  # for the type checker
         import paramiko
 
         began, said = time.monotonic(), self.transcript.size
         output = bytearray()
         try:
-            with self._connection.transport.open_session(timeout=max(0.1, deadline.left)) as channel:
-                channel.set_combine_stderr(True)
-                # The command is no part of what is asked for: servers bound the length of that.
-                channel.exec_command(_RUN)
-                channel.settimeout(max(0.1, deadline.left))
+            with self._channel(_begin, deadline) as channel:
                 channel.sendall(command.encode())
                 channel.shutdown_write()
                 channel.settimeout(_LOOK_S)
@@ -102,6 +99,36 @@ class Ssh:
             self.close()
             lost = ConsoleLost(f"SSH to {self._where} broke in the middle of {command[:200]!r}: {error}", target=self.context.target.name)
             raise explain(self.transcript, said, lost) from None
+
+    def _channel(self, begin: Callable[[paramiko.Channel], None], deadline: Deadline) -> paramiko.Channel:
+        """A channel on which ``begin`` has asked for a program. SSHException, OSError or EOFError where the server gives none.
+
+        A channel that breaks so early is asked for again, for nothing has been told to the program yet. dropbear closes one that has no
+        program so far at the moment when a program of an earlier channel ends (seen with 2022.83), and a connection may be long gone.
+        """
+        import paramiko
+
+        for tries_left in reversed(range(_TRIES)):
+            self.open(deadline)
+            assert self._connection is not None  # noqa: S101  # for the type checker
+            try:
+                channel: paramiko.Channel = self._connection.transport.open_session(timeout=max(0.1, deadline.left))
+                channel.settimeout(max(0.1, deadline.left))
+                # Paramiko would wait for the server's word forever; that the channel is closed ends it.
+                late = threading.Timer(deadline.left, channel.close)
+                late.daemon = True
+                late.start()
+                try:
+                    begin(channel)
+                finally:
+                    late.cancel()
+                return channel
+            except (OSError, EOFError, paramiko.SSHException):
+                if not tries_left or deadline.expired:
+                    raise
+                if not self._connection.is_connected:
+                    self.close()
+        raise AssertionError
 
     def _collect(self, channel: paramiko.Channel, output: bytearray, command: str, deadline: Deadline, said: int) -> None:
         """All of its output, until it has ended. KernelCrash as soon as the console says that there is one."""
@@ -144,8 +171,6 @@ class Ssh:
     # --- Files, by SFTP
 
     def put(self, content: IO[bytes], path: str, deadline: Deadline, mode: int = 0o644) -> None:
-        self.open(deadline)
-        assert self._connection is not None  # noqa: S101  # for the type checker
         draft = f"{path}.labctl-{os.getpid()}"
         try:
             with self._sftp(deadline) as files:
@@ -158,7 +183,6 @@ class Ssh:
             raise CommandFailed(f"put {path}: {error}", target=self.context.target.name) from None
 
     def get(self, path: str, into: IO[bytes], deadline: Deadline) -> None:
-        self.open(deadline)
         try:
             with self._sftp(deadline) as files:
                 files.getfo(path, into)
@@ -168,21 +192,15 @@ class Ssh:
             raise CommandFailed(f"get {path}: {error}", target=self.context.target.name) from None
 
     @contextmanager
-    def _sftp(self, deadline: Deadline) -> Iterator[Any]:
-        assert self._connection is not None  # noqa: S101  # opened before
+    def _sftp(self, deadline: Deadline) -> Iterator[paramiko.SFTPClient]:
         import paramiko
 
         try:
-            channel = self._connection.client.open_sftp()
-        except paramiko.SSHException:  # a connection that has broken since is made again, for nothing was sent yet
-            self.close()
-            self.open(deadline)
-            try:
-                channel = self._connection.client.open_sftp()
-            except paramiko.SSHException as error:
-                raise ConsoleLost(f"SSH to {self._where} carries no files: {error}", target=self.context.target.name) from None
-        with channel as files:
-            files.get_channel().settimeout(max(0.1, deadline.left))
+            files = paramiko.SFTPClient(self._channel(lambda channel: channel.invoke_subsystem("sftp"), deadline))
+        except (EOFError, paramiko.SSHException) as error:
+            lost = ConsoleLost(f"SSH to {self._where} carries no files: {error}", target=self.context.target.name)
+            raise explain(self.transcript, 0, lost) from None
+        with files:
             yield files
 
     def _late(self, what: str, deadline: Deadline) -> LabctlError:
@@ -245,6 +263,12 @@ class Ssh:
     def pins(self) -> Path:
         """Where the first host key is kept."""
         return Lab.find().root / ".labctl" / "host-keys" / f"{self.context.target.name}-{self.host}-{self.port}"
+
+
+def _begin(channel: paramiko.Channel) -> None:
+    channel.set_combine_stderr(True)
+    # The command is no part of what is asked for: servers bound the length of that.
+    channel.exec_command(_RUN)
 
 
 class _NotThisHost(Exception):
