@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from labctl.build.obtain import obtain
 from labctl.config import Lab
@@ -15,6 +16,10 @@ from tests.leftovers import our_machines
 from tests.temporary_lab import TemporaryLab
 
 REPOSITORY = Path(__file__).parents[1]
+
+# How long an example takes says how busy the host is.
+settings.register_profile("any-host", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-host")
 
 
 @pytest.fixture(scope="session")
