@@ -22,12 +22,15 @@ from pydantic import BaseModel, ValidationError
 from labctl.errors import ConfigError, Problem
 from labctl.model import (
     NAME_PATTERN,
+    STORY_FORM,
+    STORY_PATTERN,
     GroupConfig,
     GroupFile,
     ImageRecipe,
     LabConfig,
     MatrixConfig,
     Recipe,
+    StoriesConfig,
     SuiteConfig,
     Target,
     TargetConfig,
@@ -224,6 +227,8 @@ def _problem(model: type[BaseModel], error: Any, where: str, prefix: str) -> Pro
             return Problem(where, key, error["ctx"]["found"], error["ctx"]["allowed"])
         case "string_pattern_mismatch" if error["ctx"]["pattern"] == NAME_PATTERN:
             return Problem(where, key, f"found {found!r}", "a name of lower-case letters, digits and . _ + - (64 at most)")
+        case "string_pattern_mismatch" if error["ctx"]["pattern"] == STORY_PATTERN:
+            return Problem(where, key, f"found {found!r}", STORY_FORM)
     return Problem(where, key, f"found {_short(found)}", _allowed(error))
 
 
@@ -432,6 +437,12 @@ class Lab:
         if problems:
             raise ConfigError(problems)
         return config
+
+    @cached_property
+    def stories(self) -> Mapping[str, str]:
+        """The titles of the plan's stories, from ``stories.toml``; none where there is no such file. ConfigError."""
+        path = self.root / "stories.toml"
+        return validate(StoriesConfig, read_toml(path), _shown(path)).stories if os.path.lexists(path) else {}
 
     def image(self, name: str) -> ImageRecipe:
         path = self._known(name, self.image_files, "image")

@@ -25,6 +25,10 @@ SCHEMA = 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._+-]{0,63}$"
 """Builds, targets, suites and matrices: safe as a file name, a URL part and a shell word."""
 
+STORY_PATTERN = r"^US-[1-9][0-9]{0,4}$"
+"""A story of the plan, as its tests name it."""
+STORY_FORM = "a story such as US-14: US-, then its number"
+
 _SIZE = re.compile(r"^\s*(\d+)\s*([KMGT]?)i?B?\s*$", re.IGNORECASE)
 _SCALE = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -336,6 +340,17 @@ class LabConfig(_File):
     """How often a cell that failed by the lab's own fault is tried again."""
 
 
+Story = Annotated[str, Field(pattern=STORY_PATTERN)]
+
+
+class StoriesConfig(_File):
+    """``stories.toml``: what the stories that tests name are called."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    stories: Mapping[Story, Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_one_line)]]
+    """Story → its title. Those that no test has yet may stand there too: the report says that nothing proves them."""
+
+
 # --- values at run time -----------------------------------------------------------------------------------------------
 
 
@@ -480,6 +495,8 @@ class TestResult:
     """One line: why it did not pass."""
     details: str = ""
     """The traceback or the longer report."""
+    stories: tuple[str, ...] = ()
+    """Those of the plan that it proves, ``US-14``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -616,3 +633,5 @@ class RunResult:
     """Records in its files that could not be read: torn by a kill, or foreign."""
     running: bool = False
     """Its writer is alive: what has not ended yet may still end well."""
+    stories: Mapping[str, str] = field(default_factory=dict)
+    """The plan's stories as the lab named them then: story → title. Empty in a lab that names none."""

@@ -37,6 +37,7 @@ def matrix(
     channel: Annotated[list[Channel] | None, typer.Option(help="wall: real time; icount: counted instructions. Repeatable.")] = None,
     repeat: Annotated[int | None, typer.Option(min=1, help="Run each cell this many times.")] = None,
     workers: Annotated[int | None, typer.Option("-n", "--workers", min=1, help="Cells at a time (default: the host's CPUs).")] = None,
+    story: Annotated[list[str] | None, typer.Option(metavar="US-N", help="Only tests that prove this story. Repeatable.")] = None,
     soak: Annotated[str | None, typer.Option(help="How long the suite soak goes on: 90s, 30m, 8h (default: 20s).")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of the runs (default: the lab's).")] = None,
     fresh: Annotated[
@@ -77,7 +78,8 @@ def matrix(
             repeat,
             results.absolute() if results else None,
             tuple(channel or ()),
-            whole=True,
+            whole=not story,
+            stories=tuple(story or ()),
             fresh=fresh,
             cold=cold,
         ),

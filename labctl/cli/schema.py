@@ -22,6 +22,7 @@ class File(StrEnum):
     SUITE = "suite"
     TOOL = "tool"
     IMAGE = "image"
+    STORIES = "stories"
 
 
 @app.command()
@@ -43,7 +44,7 @@ def schema(
 def _schema(file: File) -> dict[str, Any]:
     from pydantic import BaseModel
 
-    from labctl.model import GroupFile, ImageRecipe, LabConfig, MatrixConfig, Recipe, SuiteConfig, TargetConfig, ToolRecipe
+    from labctl.model import GroupFile, ImageRecipe, LabConfig, MatrixConfig, Recipe, StoriesConfig, SuiteConfig, TargetConfig, ToolRecipe
 
     models: dict[File, type[BaseModel]] = {
         File.LAB: LabConfig,
@@ -54,6 +55,7 @@ def _schema(file: File) -> dict[str, Any]:
         File.SUITE: SuiteConfig,
         File.TOOL: ToolRecipe,
         File.IMAGE: ImageRecipe,
+        File.STORIES: StoriesConfig,
     }
     found = models[file].model_json_schema(by_alias=True)
     if file in (File.BUILD, File.TOOL):

@@ -73,6 +73,9 @@ def _suite(result: CellResult, cases: list[TestResult]) -> Iterator[str]:
 
 
 def _inside(case: TestResult, result: CellResult) -> Iterator[str]:
+    if case.stories:
+        each = "".join(f"\n        <property{_attributes(name='story', value=story)}/>" for story in case.stories)
+        yield f"\n      <properties>{each}\n      </properties>"
     message = case.reason or result.reason
     match case.outcome:
         case Outcome.FAIL:

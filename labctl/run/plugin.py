@@ -38,6 +38,7 @@ from labctl.run.attempt import CellAttempt
 from labctl.run.boot_figures import record_figures
 from labctl.run.recording import Recorder
 from labctl.run.scheduler import IDLE, CellScheduling
+from labctl.run.stories import MARKER, why_no_story
 from labctl.run.warmth import asks_too_much
 from labctl.run.work import Work
 from labctl.store.outcome import run_outcome
@@ -77,6 +78,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--channel", action="append", default=[], choices=list(Channel), help="wall: real time; icount: counted instructions")
     group.addoption("--soak", metavar="TIME", help="how long the suite soak goes on: 90s, 30m, 8h (default: 20s)")
     group.addoption("--results", type=Path, metavar="DIR", help="folder of the runs (default: the lab's)")
+    group.addoption("--story", action="append", default=[], metavar="US-N", help="only tests that prove this story; repeatable")
     group.addoption("--cold", action="store_true", help="boot every machine: none is a copy of one that was booted before")
 
 
@@ -84,6 +86,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in (
         "requires(cpus=N, memory='1G', arch=..., tags=[...], build='glob', channel='wall'): skip where the cell is not like that",
         "benchmark: measures wall time; the cell gets the whole host and is pinned",
+        f"{MARKER}('US-14', ...): the stories of the plan that the test proves",
     ):
         config.addinivalue_line("markers", line)
     given = getattr(config, "workerinput", {}).get("labctl")
@@ -143,6 +146,7 @@ def _prepare(config: pytest.Config) -> Prepared:
         options.results,
         tuple(map(Channel, options.channel)),
         cold=options.cold,
+        stories=tuple(options.story),
     )
     return prepare(plan(lab, request), sys.argv, lambda line: print(line, file=sys.stderr))
 
@@ -373,6 +377,16 @@ def _name(item: pytest.Item) -> str:
 
 def _result(item: pytest.Item, reports: Sequence[pytest.TestReport], error: BaseException | None) -> TestResult:
     """Setup, call and teardown of a test → one result, named by whose fault it is."""
+    return replace(_ended(item, reports, error), stories=_stories(item))
+
+
+def _stories(item: pytest.Item) -> tuple[str, ...]:
+    """Those that the test proves, those of its module first."""
+    markers = [*item.iter_markers(MARKER)][::-1]
+    return tuple(dict.fromkeys(story for marker in markers for story in marker.args))
+
+
+def _ended(item: pytest.Item, reports: Sequence[pytest.TestReport], error: BaseException | None) -> TestResult:
     duration = sum(report.duration for report in reports)
     bad = next((report for report in reports if report.failed), None)
     if bad is not None:
@@ -433,6 +447,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """A test that asks for a fixture that does not exist is a mistake in its file, told like one in its syntax: before any power."""
     report = yield
+    if report.passed and (wrong := [why for item in report.result if isinstance(item, pytest.Function) and (why := _wrong_story(item))]):
+        report.outcome, report.longrepr, report.result = "failed", "\n  ".join(dict.fromkeys(wrong)), []
     if report.passed and collector.config.stash.get(CELLS, None) is not None:
         missing = [why for item in report.result if isinstance(item, pytest.Function) and (why := _missing_fixtures(item))]
         warm = [why for item in report.result if isinstance(item, pytest.Function) and (why := _too_much_of_a_copy(item))]
@@ -450,6 +466,11 @@ def _missing_fixtures(item: pytest.Function) -> str:
     return f"{item.nodeid.partition('[')[0]} asks for {', '.join(map(repr, missing))}: {nearest(missing[0], sorted({*FIXTURES, *known}))}"
 
 
+def _wrong_story(item: pytest.Function) -> str:
+    why = next((why for marker in item.iter_markers(MARKER) if (why := why_no_story(marker.args, marker.kwargs))), "")
+    return f"{item.nodeid.partition('[')[0]}: @pytest.mark.{MARKER}: {why}" if why else ""
+
+
 def _too_much_of_a_copy(item: pytest.Function) -> str:
     runner = item.config.stash[CELLS]
     if runner.suite_of(item.path) not in runner.work.warm:
@@ -463,7 +484,11 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     runner = config.stash.get(CELLS, None)
     if runner is None:
         return
-    items[:] = [item for item in items if cell_of(item) is not None]
+    wanted = runner.work.stories
+    chosen = [item for item in items if cell_of(item) is not None and (not wanted or not set(wanted).isdisjoint(_stories(item)))]
+    if wanted:
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+    items[:] = chosen
     items.sort(key=lambda item: runner.order[cell_of(item).id])  # type: ignore[union-attr]  # stable: file order within a cell
     if hasattr(config, "workerinput"):
         items.append(Idle.from_parent(session, name=IDLE))

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from labctl import __version__, process
 from labctl.build import suite
 from labctl.build.obtain import check, obtain, recipes
-from labctl.config import Lab
+from labctl.config import Lab, nearest
 from labctl.errors import ConfigError, Problem
 from labctl.judge.promise import promises_of
 from labctl.machine import budget, registry, standing
@@ -23,6 +23,7 @@ from labctl.model import Build, Cell, Channel, LeftOut, MatrixConfig, Reused, Ta
 from labctl.run import reuse
 from labctl.run.equip import equipped
 from labctl.run.matrix import expand
+from labctl.run.stories import check_form, stories_of
 from labctl.run.work import suited_key
 from labctl.store import host
 from labctl.store.history import expected, expected_durations, expected_from
@@ -47,6 +48,8 @@ class Request:
     """Results of earlier runs do not stand for this one."""
     cold: bool = False
     """Every machine is booted, none is a copy of one that was."""
+    stories: tuple[str, ...] = ()
+    """Only tests that prove one of these stories of the plan; empty: all tests."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,14 @@ def plan(lab: Lab, request: Request) -> Planned:
         channel_of_target={name: target.config.channel for name, target in targets.items()},
         uncountable=uncountable,
     )
+    if request.stories:
+        expanded = replace(expanded, cells=_proving(lab, expanded.cells, request.stories))
     used = {cell.target for cell in expanded.cells}
     problems: list[Problem] = []
+    try:
+        lab.stories  # noqa: B018 - read now, so that its mistakes are told before any power
+    except ConfigError as error:
+        problems += error.problems
     for name in sorted(used):
         try:
             registry.check(targets[name])
@@ -146,6 +155,17 @@ def plan(lab: Lab, request: Request) -> Planned:
     costs_from = {cell.id: expected_from(history, cell) for cell in cells}
     cells.sort(key=lambda cell: -(costs[cell.id] if costs[cell.id] is not None else 1e9))  # type: ignore[operator]
     return Planned(lab, request, tuple(cells), tuple(left_out), {n: targets[n] for n in used}, costs, costs_from)
+
+
+def _proving(lab: Lab, cells: Sequence[Cell], wanted: Sequence[str]) -> tuple[Cell, ...]:
+    """The cells of suites that have tests with one of these stories. ConfigError for one that no suite of these cells has."""
+    check_form(wanted, "command line", "--story")
+    proven = {suite: stories_of(lab.suite(suite)) for suite in {cell.suite for cell in cells}}
+    known = frozenset(story for found in proven.values() for story in found)
+    if missing := [story for story in wanted if story not in known]:
+        suites = ", ".join(sorted(proven))
+        raise ConfigError([Problem("command line", "--story", f"no test of {suites} proves {s}", nearest(s, known)) for s in missing])
+    return tuple(cell for cell in cells if not proven[cell.suite].isdisjoint(wanted))
 
 
 def _read_all(lab: Lab) -> dict[str, Target]:
@@ -217,6 +237,7 @@ class Prepared:
                 "targets": {n: t.config.model_dump(mode="json", by_alias=True) for n, t in self.planned.targets.items()},
                 "warm": sorted(n for n in {cell.suite for cell in self.cells} if self.planned.lab.suite_config(n).may_copy),
                 "cold": self.planned.request.cold,
+                "stories": self.planned.request.stories,
             },
             default=str,
         )
@@ -264,6 +285,7 @@ def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], Non
         left_out=planned.left_out,
         keys=keys,
         reused=reused,
+        stories=planned.lab.stories,
     )
     to_run = tuple(cell for cell in cells if cell.id not in reused)
     return Prepared(replace(planned, cells=cells, costs=costs), to_run, reused, builds, suited, writer, planned.lab.config.retries)

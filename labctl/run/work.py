@@ -28,6 +28,8 @@ class Work:
     """Suites whose machines may be copies."""
     cold: bool
     """None may, in this run."""
+    stories: tuple[str, ...] = ()
+    """Only tests that prove one of these; empty: all tests."""
 
     @classmethod
     def from_json(cls, text: str) -> Work:
@@ -43,6 +45,7 @@ class Work:
             {name: Target(name, target_config(config)) for name, config in data["targets"].items()},
             frozenset(data["warm"]),
             data["cold"],
+            tuple(data["stories"]),
         )
 
 

@@ -142,6 +142,7 @@ def read_run(folder: Path, *, ending: tuple[Outcome, bool] | None = None) -> Run
         left_out=tuple(left_out),
         skipped_lines=skipped,
         running=running,
+        stories=records.titles(asked.get("stories")),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any, TypeVar, overload
 from pydantic_core import from_json
 
 from labctl.histogram import Histogram
-from labctl.model import SCHEMA, Cell, Channel, Direction, Distribution, LeftOut, Outcome, Reused, Sample, TestResult
+from labctl.model import SCHEMA, STORY_PATTERN, Cell, Channel, Direction, Distribution, LeftOut, Outcome, Reused, Sample, TestResult
 from labctl.store.disk import MOST_LINE
 
 E = TypeVar("E", bound=Enum)
@@ -29,6 +30,8 @@ _MOST_INTEGER = 1 << 53
 _MOST_SECONDS = 1e10
 _MOST_REPEAT = 1_000_000
 _MOST_DIGITS = 40
+_MOST_STORIES = 100
+"""Of one test."""
 _RESERVED = frozenset({"t", "schema", "kind"})
 
 
@@ -129,6 +132,7 @@ def test_record(result: TestResult) -> dict[str, Any]:
         "duration_s": round(result.duration_s, 6),
         "reason": clip(result.reason),
         "details": clip(result.details),
+        **({"stories": list(result.stories)} if result.stories else {}),
     }
 
 
@@ -339,7 +343,17 @@ def test(found: Mapping[str, Any]) -> TestResult:
         duration_s=seconds(found.get("duration_s"), 0.0),
         reason=text(found.get("reason"), ""),
         details=text(found.get("details"), ""),
+        stories=tuple(dict.fromkeys(one for one in items(found.get("stories")) if is_story(one)))[:_MOST_STORIES],
     )
+
+
+def is_story(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(STORY_PATTERN, value) is not None
+
+
+def titles(value: object) -> dict[str, str]:
+    """Story → title; what is none is left out."""
+    return {story: title for story, title in mapping(value).items() if is_story(story) and isinstance(title, str)}
 
 
 def stamps(value: object) -> tuple[tuple[float, str], ...]:

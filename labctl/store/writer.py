@@ -53,11 +53,13 @@ class RunWriter:
         left_out: Sequence[LeftOut] = (),
         keys: Mapping[str, str] | None = None,
         reused: Mapping[str, Reused] | None = None,
+        stories: Mapping[str, str] | None = None,
         run_id: str | None = None,
     ) -> RunWriter:
         """Make ``results/RUN_ID/`` with its run.json. StorageError that names the folder and the cause if it can't be written.
 
         By cell id: ``keys``, the digests by which results of this run may be reused; ``reused``, those of earlier runs that stand here.
+        ``stories``: the titles of the plan's stories.
         """
         keys, reused = keys or {}, reused or {}
         results = results.resolve()
@@ -85,6 +87,7 @@ class RunWriter:
                         for cell in cells
                     ],
                     "left_out": [{**records.cell_record(out.cell), "reason": out.reason} for out in left_out],
+                    **({"stories": stories} if stories else {}),
                 }
             ),
         )

@@ -235,7 +235,7 @@ def test_build_all_makes_what_can_be_made_and_names_each_that_cannot(labctl, lab
     assert [build["name"] for build in json.loads(labctl("build", "--all", "--json").out)["builds"]] == ["good"]
 
 
-@pytest.mark.parametrize("name", ["lab", "target", "build", "matrix", "suite", "tool", "image"])
+@pytest.mark.parametrize("name", ["lab", "target", "build", "matrix", "suite", "tool", "image", "stories"])
 def test_schema_accepts_what_labctl_accepts(labctl, name: str) -> None:
     found = json.loads(labctl("schema", name).out)
     assert found["$schema"].startswith("https://json-schema.org/")
