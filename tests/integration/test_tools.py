@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -95,11 +96,12 @@ def test_an_architecture_without_a_compiler_names_the_package(lab: Lab) -> None:
         ('builder = "deb"\n[deb]\npackage = "p"\n', "deb.files: missing"),
         ('builder = "c"\n[c]\nsource = ["a.c"]\n', "c.source: unknown key; did you mean 'sources'"),
         ('builder = "c"\n[c]\nsources = ["../../etc/passwd"]\n', "c.sources.0: found '../../etc/passwd'"),
+        ('builder = "c"\n[c]\nfreestanding = "nowhere.ld"\n', "freestanding: nowhere.ld cannot be read: No such file or directory"),
         ('builder = "c"\n[c]\nsources = ["nowhere.c"]\n', "sources: nowhere.c cannot be read: No such file or directory"),
     ],
 )
 def test_mistakes_of_a_recipe_name_the_key(lab: Lab, text: str, said: str) -> None:
-    recipe(lab, "wrong", text)
+    recipe(lab, "wrong", text, wrong=HELLO)
     with pytest.raises(ConfigError) as caught:
         tool(lab, "wrong").obtain()
     assert "guest/tools/wrong.toml" in str(caught.value)
@@ -115,6 +117,38 @@ def test_a_suites_mistakes_are_told_with_the_nearest_name(lab: Lab) -> None:
     file.write_text('schema = 1\ntool = ["pinger"]\n')
     with pytest.raises(ConfigError, match="tool: unknown key; did you mean 'tools'"):
         check(lab, "s")
+
+
+def test_the_tiny_guest_starts_without_an_operating_system_and_beats(lab: Lab) -> None:
+    """On this host's emulator: it says that it is ready, beats by its own timer, answers, and its memory stays what it was filled with."""
+    if not shutil.which("qemu-system-x86_64"):
+        pytest.skip("the host has no QEMU")
+    with pytest.raises(ConfigError, match=r"tinyguest\.toml: c\.freestanding: a machine of riscv64; such a program is for x86_64"):
+        tool(lab, "tinyguest", "riscv64").obtain()
+    program = tool(lab, "tinyguest").obtain().files["usr/bin/tinyguest"]
+    words = ["-M", "microvm,x-option-roms=off,isa-serial=on,rtc=on", "-accel", "tcg", "-m", "8", "-nodefaults", "-display", "none"]
+    machine = ["qemu-system-x86_64", *words, "-serial", "stdio", "-kernel", str(program), "-append", "hz=50 fill=7"]
+    with subprocess.Popen(machine, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdin
+        assert running.stdout
+        try:
+            said: list[bytes] = []
+            for line in running.stdout:
+                said.append(line.strip())
+                if line.startswith((b"tiny: beat 3 ", b"tiny: pong")):
+                    running.stdin.write(b"d" if b"pong" in line else b"p")
+                    running.stdin.flush()
+                if len(said) > 1000 or (b"tiny: pong" in said and line.startswith(b"tiny: digest")):
+                    break
+        finally:
+            running.kill()
+    assert re.fullmatch(rb"tiny: digest [0-9a-f]{16}", said[0])
+    assert said[1] == b"tiny: ready"
+    assert said[-1] == said[0]
+    beats = [line.split() for line in said if line.startswith(b"tiny: beat ")]
+    numbers, stamps = [int(words[2]) for words in beats], [int(words[3]) for words in beats]
+    assert numbers == sorted(set(numbers))
+    assert stamps == sorted(set(stamps))
 
 
 # --- deb

@@ -21,6 +21,12 @@ from labctl.model import Provenance
 from labctl.process import find, run
 
 FLAGS = ("-static", "-O2", "-Wall", "-Wextra", "-s", "-Wl,--build-id=none")
+FREESTANDING = (
+    *("-m32", "-march=i686", "-static", "-nostdlib", "-ffreestanding", "-O2", "-Wall", "-Wextra", "-s"),
+    *("-no-pie", "-fno-pic", "-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fcf-protection=none", "-mgeneral-regs-only"),
+    "-Wl,--build-id=none,-z,noexecstack,--no-warn-rwx-segments",
+)
+"""Of a program that nothing starts but a CPU: no libc, no registers beyond the general ones, each address where its script puts it."""
 COMPILE_S = 300.0
 _DEBIAN = {"x86_64": "x86-64", "aarch64": "aarch64", "riscv64": "riscv64"}
 _LIBC = {"x86_64": "amd64", "aarch64": "arm64", "riscv64": "riscv64"}
@@ -34,6 +40,9 @@ class COptions(Options):
     """More words for the compiler: ``-pthread``."""
     libraries: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_+.-]+$")], ...] = ()
     """``m`` for ``-lm``: static libraries of the host's compiler."""
+    freestanding: Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_./-]*\.ld)?$")] = ""
+    """A linker script, relative to the recipe's folder: the program is a 32-bit one without an operating system, such as a guest that a
+    hypervisor starts. Only for x86_64."""
 
 
 class FromC:
@@ -41,13 +50,17 @@ class FromC:
 
     def plan(self, options: COptions, context: Context) -> Plan:
         sources = _sources(options, context)
-        headers = sorted(path.name for path in context.root.glob("*.h"))
+        if options.freestanding and context.arch != "x86_64":
+            raise context.mistake("freestanding", f"a machine of {context.arch}", "such a program is for x86_64")
+        folders = {context.root, *((context.root / source).parent for source in sources)}
+        headers = sorted(str(path.relative_to(context.root)) for folder in folders for path in folder.glob("*.h"))
         digest = hashlib.sha256()
-        for name in (*sources, *headers):
+        for name in (*sources, *headers, *filter(None, [options.freestanding])):
             try:
                 content = (context.root / name).read_bytes()
             except OSError as error:
-                raise context.mistake("sources", f"{name} cannot be read: {error.strerror}", "files beside the recipe") from None
+                key = "freestanding" if name == options.freestanding else "sources"
+                raise context.mistake(key, f"{name} cannot be read: {error.strerror}", "files beside the recipe") from None
             digest.update(f"{name}\0{len(content)}\0".encode() + content)
         compiler, toolchain = compiler_of(context.arch, context.deadline)
         identity = {
@@ -56,7 +69,7 @@ class FromC:
             "name": Path(context.where).stem,
             "sources": digest.hexdigest(),
             "toolchain": f"{compiler} {toolchain}",
-            "words": " ".join((*FLAGS, *options.flags, *sources, *options.libraries)),
+            "words": " ".join((*_flags(options), *sources, *options.libraries)),
         }
         return Plan(identity, "", ", ".join(sources))
 
@@ -67,7 +80,7 @@ class FromC:
         context.progress(f"compiling {plan.source}")
         done = run(
             [
-                *(compiler, *FLAGS, f"-ffile-prefix-map={context.root}=.", *options.flags, "-o", str(program), *_sources(options, context)),
+                *(compiler, *_flags(options), f"-ffile-prefix-map={context.root}=.", "-o", str(program), *_sources(options, context)),
                 *(f"-l{library}" for library in options.libraries),
             ],
             context.deadline.sooner(COMPILE_S),
@@ -108,6 +121,10 @@ def first_error(said: str) -> str:
     """Of what a compiler or a linker said the first line that tells an error; empty if none does."""
     found = _FIRST_ERROR.search(said)
     return found[0].strip()[:400] if found else ""
+
+
+def _flags(options: COptions) -> tuple[str, ...]:
+    return (*((*FREESTANDING, f"-Wl,-T,{options.freestanding}") if options.freestanding else FLAGS), *options.flags)
 
 
 def _sources(options: COptions, context: Context) -> tuple[str, ...]:
