@@ -70,6 +70,10 @@ class Promise:
         found = _PERCENTILE.fullmatch(self.statistic)
         return float(found[1]) / 100 if found else None
 
+    def is_in(self, unit: str) -> bool:
+        """Whether what is recorded in a unit can be held to the limit. A bare number is a count, or how many there are in a second."""
+        return unit == self.unit or (unit == "1/s" and self.asked.rstrip()[-1:].isdigit())
+
     def holds(self, value: float) -> bool:
         """Whether a value is on the right side of the limit."""
         match self.relation:

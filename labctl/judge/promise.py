@@ -14,8 +14,10 @@ from enum import StrEnum
 from labctl.histogram import RELATIVE_ERROR, Histogram
 from labctl.judge.availability import Uptime, availability, uptimes
 from labctl.judge.bounds import quantile_ranks
+from labctl.judge.density import HEALTHY, curves
 from labctl.judge.distribution import merge
-from labctl.model import Channel, RunResult
+from labctl.judge.summary import percentile
+from labctl.model import Channel, Outcome, RunResult
 from labctl.promise import AVAILABILITY, Promise, promise
 
 
@@ -126,10 +128,12 @@ class _Series:
         for run in runs:
             for result in run.cells:
                 for sample in result.samples:
-                    if sample.channel is Channel.WALL and math.isfinite(sample.value):
+                    if sample.channel is Channel.WALL and math.isfinite(sample.value) and sample.metric != HEALTHY:
                         key = (sample.metric, result.cell.build, result.cell.target, tuple(sorted(sample.params.items())))
                         values.setdefault(key, []).append(sample.value)
                         units[key] = sample.unit
+        for key, healthy in _densities(runs).items():
+            values[key], units[key] = healthy, "1"
         for merged in merge(runs):
             g = merged.group
             if g.channel is Channel.WALL:
@@ -137,6 +141,20 @@ class _Series:
                 histograms.setdefault(key, []).extend(part.histogram for part in merged.parts)
                 units[key] = g.unit
         return cls(values, {key: found for key, found in histograms.items() if len({h.step for h in found}) == 1}, units)
+
+
+def _densities(runs: Iterable[RunResult]) -> dict[_Key, list[float]]:
+    """How many VMs were well at the end of each density run, whatever ended it: one series a runner.
+
+    A test that failed counts as one that passed does: leaving it out would leave out the machine that did not hold them. One that came to
+    no end, since its machine died, has none that are well. Where the lab was at fault, or a measurement invalid, nothing is believed.
+    """
+    found: dict[_Key, list[float]] = {}
+    for curve in curves(runs):
+        if curve.outcome in (Outcome.PASS, Outcome.FAIL):
+            params = tuple(sorted((*curve.params, *([("runner", curve.runner)] if curve.runner else []))))
+            found.setdefault((HEALTHY, curve.cell.build, curve.cell.target, params), []).append(float(curve.healthy or 0))
+    return found
 
 
 def _judged(
@@ -159,7 +177,7 @@ def _judged(
 
 def _observed(one: Promise, key: _Key, series: _Series) -> Judged:
     build, target, params = key[1:]
-    if series.units[key] != one.unit:
+    if not one.is_in(series.units[key]):
         told = f"recorded in {series.units[key] or '1'}, promised in {one.unit}"
         return Judged(one, build, target, params, Verdict.NOT_MEASURED, told)
     parts = series.histograms.get(key, ())
@@ -222,4 +240,4 @@ class _Ordered:
         if part == 0.5:
             middle = len(self.values) // 2
             return self.values[middle] if len(self.values) % 2 else (self.values[middle - 1] + self.values[middle]) / 2
-        return self.at_rank(max(1, math.ceil(round(part * self.count, 6))))
+        return percentile(self.values, part)

@@ -217,6 +217,11 @@ def concurrency(run: RunResult) -> int:
     return most
 
 
+def percentile(ordered: Sequence[float], part: float) -> float:
+    """The smallest of ordered values that at least this part of them does not exceed: an observation, never one between two."""
+    return ordered[max(1, math.ceil(round(part * len(ordered), 6))) - 1]
+
+
 def _quantile(ordered: Sequence[float], part: float) -> float:
     position = (len(ordered) - 1) * part
     below = math.floor(position)
