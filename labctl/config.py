@@ -410,8 +410,22 @@ class Lab:
         return target
 
     def recipe(self, name: str) -> Recipe:
-        """Read one recipe; the table named after its builder becomes ``options``."""
-        return _with_options(Recipe, self._known(name, self.recipe_files, "build"))
+        """Read one recipe; the table named after its builder becomes ``options``. ConfigError, also for a tool without a recipe."""
+        path = self._known(name, self.recipe_files, "build")
+        recipe = _with_options(Recipe, path)
+        if unknown := self._unknown_tools(recipe.tools, path):
+            raise ConfigError(unknown)
+        return recipe
+
+    def recipe_overlay(self, name: str) -> Path | None:
+        """The folder ``overlay`` beside a recipe's ``build.toml``: files of the machine. None if there is none."""
+        path = self.recipe_files.get(name)
+        folder = path.parent / "overlay" if path is not None and path.name == "build.toml" else None
+        return folder if folder is not None and folder.is_dir() else None
+
+    def _unknown_tools(self, tools: Iterable[str], file: Path) -> list[Problem]:
+        unknown = [tool for tool in tools if tool not in self.tool_files]
+        return [Problem(_shown(file), "tools", f"unknown tool {tool!r}", nearest(tool, self.tool_files)) for tool in unknown]
 
     def tool(self, name: str) -> ToolRecipe:
         """Read one tool's recipe; the table named after its builder becomes ``options``."""
@@ -430,8 +444,7 @@ class Lab:
         if not os.path.lexists(path):
             return SuiteConfig(schema=1)
         config = validate(SuiteConfig, read_toml(path), _shown(path))
-        tools = [tool for tool in config.tools if tool not in self.tool_files]
-        problems = [Problem(_shown(path), "tools", f"unknown tool {tool!r}", nearest(tool, self.tool_files)) for tool in tools]
+        problems = self._unknown_tools(config.tools, path)
         if config.image is not None and config.image not in self.image_files:
             problems.append(Problem(_shown(path), "image", f"unknown image {config.image!r}", nearest(config.image, self.image_files)))
         if problems:

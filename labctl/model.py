@@ -93,6 +93,7 @@ def _address(value: str) -> str:
 Words = Annotated[str, AfterValidator(_one_line)]
 """Of a kernel's command line."""
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+ModuleName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 Seconds = Annotated[float, Field(gt=0, le=86400 * 7)]
 
 
@@ -250,6 +251,14 @@ class Recipe(_File):
     """Most CPUs that it comes up on where instructions are counted; absent: any number."""
     promises: Promises = {}
     """What is asked of this build: metric, and statistic and parameters if they are meant → limit."""
+    hypervisor: Name | Literal[""] = ""
+    """Driver that speaks to the hypervisor that this build is, once the machine is ready; empty for a kernel alone."""
+    tools: tuple[Name, ...] = ()
+    """Recipes of ``guest/tools`` that are part of the build, as a hypervisor's userland is."""
+    modules: tuple[ModuleName, ...] = ()
+    """Modules of its kernel, loaded with those that they need before the machine is ready."""
+    more_modules: tuple[ModuleName, ...] = ()
+    """Modules of its kernel that lie in the machine for whoever calls ``modprobe``: loading takes time, and not every boot needs them."""
     options: Mapping[str, Any] = {}
     """The table ``[BUILDER]``."""
 
@@ -265,9 +274,9 @@ class SuiteConfig(_File):
     description: str = ""
     tools: tuple[Name, ...] = ()
     """Recipes of ``guest/tools``; their programs land in ``/usr/bin``."""
-    modules: tuple[Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")], ...] = ()
+    modules: tuple[ModuleName, ...] = ()
     """Modules of the kernel under test, loaded with those that they need before the machine is ready. What it has built in is fine."""
-    optional_modules: tuple[Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")], ...] = ()
+    optional_modules: tuple[ModuleName, ...] = ()
     """Those that are loaded where the kernel is known to have them, and not missed elsewhere."""
     reuse: bool = True
     """A cell that passed need not be run again while nothing has changed. False where each run adds to what is known, as a soak does."""
@@ -390,7 +399,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Build:
-    """An immutable thing under test, in the cache. ``digest`` is ``sha256:HEX`` over what boots (kernel, initrd)."""
+    """An immutable thing under test, in the cache. ``digest`` is ``sha256:HEX`` over what boots (kernel, dom0's kernel, initrd)."""
 
     name: str
     digest: str
@@ -404,12 +413,32 @@ class Build:
     provenance: Provenance
     image: Path | None = None
     """A root file system, which the machine is given as a disk of its own, to write on as it likes: this file stays as it is."""
+    dom0: Path | None = None
+    """Kernel of the first machine of a hypervisor that is a kernel itself: ``kernel`` is then Xen, which is given this one and ``initrd``
+    as its modules."""
+    xen_append: str = ""
+    """Command line of ``kernel`` in that case: ``append`` is for the kernel of the first machine."""
+    hypervisor: str = ""
+    """Driver that speaks to its hypervisor; empty if it is none."""
+    tools: tuple[str, ...] = ()
+    """Those of its own recipe, which lie in its initramfs already."""
+    modules: tuple[str, ...] = ()
+    """As `tools`: loaded before it is ready."""
+    more_modules: tuple[str, ...] = ()
+    """As `tools`: not loaded."""
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Build:
+        """One that was written as JSON, from ``dataclasses.asdict``."""
+        paths = {name: Path(fields[name]) if fields[name] else None for name in ("kernel", "initrd", "image", "dom0")}
+        names = {name: tuple(fields[name]) for name in ("tools", "modules", "more_modules")}
+        return cls(**{**fields, **paths, **names, "provenance": Provenance(**fields["provenance"])})
 
 
-def build_digest(kernel: str, initrd: str) -> str:
+def build_digest(kernel: str, initrd: str, dom0: str = "") -> str:
     """``sha256:HEX`` over the digests of what boots."""
-    both = f"{kernel}\n{initrd}\n"
-    return f"sha256:{hashlib.sha256(both.encode()).hexdigest()}"
+    all_of_it = f"{kernel}\n{initrd}\n" + (f"{dom0}\n" if dom0 else "")
+    return f"sha256:{hashlib.sha256(all_of_it.encode()).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)

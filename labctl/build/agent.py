@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from labctl.build import apt, cpio, initramfs, modules
+from labctl.build import apt, cpio, initramfs, kernelmodules, modules
 from labctl.build.cache import Artefact, Cache, Made, now
 from labctl.config import shipped
 from labctl.deadline import Deadline
@@ -41,8 +41,9 @@ def equip(build: Build, argument: str, progress: Callable[[str], None] = lambda 
         ]
     )
     wanted = _NEEDED.get(argument.partition(":")[0], ())
-    if wanted and build.provenance.builder == "deb":
-        archive += _modules(build, wanted, cache, deadline, progress).files["modules"].read_bytes()
+    package = kernelmodules.package_of(build)
+    if wanted and package is not None:
+        archive += _modules(build.name, package, wanted, cache, deadline, progress).files["modules"].read_bytes()
     return initramfs.followed_by(build, archive, "agent", cache, deadline)
 
 
@@ -70,14 +71,14 @@ def _binary(arch: str, cache: Cache, deadline: Deadline, progress: Callable[[str
     return cache.obtain(identity, make, deadline=deadline, progress=progress)
 
 
-def _modules(build: Build, wanted: tuple[str, ...], cache: Cache, deadline: Deadline, progress: Callable[[str], None]) -> Artefact:
+def _modules(
+    build: str, package: apt.Package, wanted: tuple[str, ...], cache: Cache, deadline: Deadline, progress: Callable[[str], None]
+) -> Artefact:
     """An archive of them, from the package that the kernel came from."""
-    made_from, details = build.provenance, build.provenance.details
-    package = apt.Package(made_from.source, made_from.version, details["deb_sha256"], details.get("debian_source", ""))
     identity = {"builder": "agent-modules", "sha256": package.sha256, "modules": " ".join(wanted), "folder": _MODULES}
 
     def make(folder: Path) -> Made:
-        progress(f"{build.name}: the agent needs modules of {package.name}: downloading it")
+        progress(f"{build}: the agent needs modules of {package.name}: downloading it")
         unpacked = apt.unpack(apt.download(package, folder, cache, deadline), folder / "unpacked", cache, deadline)
         try:
             found = modules.ordered(unpacked, wanted)

@@ -271,6 +271,26 @@ class Cache:
         return self.root / "locks" / f"{key}.lock"
 
 
+class NotMade(LookupError):
+    """A `Shelf` does not hold what was asked for."""
+
+
+class Shelf(Cache):
+    """The cache as one who only looks has it: what is not there is not made, but NotMade."""
+
+    def obtain(
+        self,
+        identity: Mapping[str, str],
+        make: Callable[[Path], Made],
+        *,
+        deadline: Deadline,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> Artefact:
+        if (found := self.find(identity)) is None:
+            raise NotMade(identity.get("builder", ""))
+        return found
+
+
 def digest_of(path: Path) -> str:
     """``sha256:HEX`` of a file's content."""
     with path.open("rb") as file:

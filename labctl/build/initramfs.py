@@ -86,8 +86,8 @@ def followed_by(build: Build, archive: bytes, source: str, cache: Cache | None =
         return Made({"initrd": file}, "", Provenance("overlay", source, built_at=now()))
 
     stored = (cache or Cache()).obtain(identity, make, deadline=deadline or Deadline.after(60))
-    kernel_digest = build.provenance.details.get("kernel_digest", "")
-    return replace(build, initrd=stored.files["initrd"], digest=build_digest(kernel_digest, stored.digests["initrd"]))
+    kernel, dom0 = (build.provenance.details.get(part, "") for part in ("kernel_digest", "dom0_digest"))
+    return replace(build, initrd=stored.files["initrd"], digest=build_digest(kernel, stored.digests["initrd"], dom0))
 
 
 def _check_static(path: Path, binary: bytes, arch: str) -> None:

@@ -27,19 +27,27 @@ _LAYOUT = "1"
 
 
 def archive(
-    build: Build, wanted: Iterable[str], where: str, cache: Cache, deadline: Deadline, progress: Callable[[str], None] = lambda _: None
+    build: Build,
+    wanted: Iterable[str],
+    where: str,
+    cache: Cache,
+    deadline: Deadline,
+    progress: Callable[[str], None] = lambda _: None,
+    at_hand: Iterable[str] = (),
 ) -> bytes:
-    """An archive that loads these modules before the machine is ready; empty if the kernel has all of them built in.
+    """An archive that loads these modules before the machine is ready; empty if the kernel has all of them built in. Those ``at_hand``
+    are in it too, and are not loaded.
 
     ConfigError about ``where`` (the file that asks) for one that the kernel has neither as a module nor built in, or of which that can't
     be known; BuildFailed, InfraError and StorageError for the package.
     """
-    names = tuple(dict.fromkeys(_plain(name) for name in wanted))
+    loaded = tuple(dict.fromkeys(_plain(name) for name in wanted))
+    names = tuple(dict.fromkeys([*loaded, *(_plain(name) for name in at_hand)]))
     if not names:
         return b""
     made_from = build.provenance
-    if "deb_sha256" in made_from.details:
-        return _of_package(build, names, where, cache, deadline, progress).files["archive"].read_bytes()
+    if package_of(build) is not None:
+        return _of_package(build, names, loaded, where, cache, deadline, progress).files["archive"].read_bytes()
     listing = made_from.details.get("modules_builtin", "")
     builtin = builtin_names(Path(listing).read_text(errors="replace")) if listing and Path(listing).is_file() else None
     missing = [name for name in names if builtin is None or name not in builtin]
@@ -51,6 +59,16 @@ def archive(
         )
         raise ConfigError([Problem(where, "modules", problem, "a kernel of the builder deb, or one that has it built in")])
     return b""
+
+
+def package_of(build: Build) -> apt.Package | None:
+    """The Debian package that the build's Linux kernel came from, if it came from one."""
+    made_from, details = build.provenance, build.provenance.details
+    if "dom0_sha256" in details:
+        return apt.Package(details["dom0_package"], details["dom0_version"], details["dom0_sha256"], details.get("dom0_source", ""))
+    if "deb_sha256" in details:
+        return apt.Package(made_from.source, made_from.version, details["deb_sha256"], details.get("debian_source", ""))
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +115,19 @@ def selected(home: Path, wanted: Iterable[str]) -> dict[str, Module]:
 
 
 def _of_package(
-    build: Build, names: tuple[str, ...], where: str, cache: Cache, deadline: Deadline, progress: Callable[[str], None]
+    build: Build,
+    names: tuple[str, ...],
+    loaded: tuple[str, ...],
+    where: str,
+    cache: Cache,
+    deadline: Deadline,
+    progress: Callable[[str], None],
 ) -> Artefact:
-    made_from, details = build.provenance, build.provenance.details
-    package = apt.Package(made_from.source, made_from.version, details["deb_sha256"], details.get("debian_source", ""))
+    package = package_of(build)
+    assert package is not None  # noqa: S101  # for the type checker: `archive` has asked
     identity = {"builder": "kernel-modules", "sha256": package.sha256, "modules": " ".join(names), "layout": _LAYOUT}
+    if loaded != names:
+        identity["loaded"] = " ".join(loaded)
 
     def make(folder: Path) -> Made:
         root = packages.unpacked(package, folder / "unpacked", cache, deadline, lambda line: progress(f"{build.name}: {line}"))
@@ -115,13 +141,13 @@ def _of_package(
             found = f"{package.name} {package.version} (build {build.name}) has no module {error.args[0]}, and has not built it in"
             raise ConfigError([Problem(where, "modules", found, "modules of the kernels that the suite runs on")]) from None
         file = folder / "archive"
-        file.write_bytes(cpio.archive(_entries(home, files, names)) if files else b"")
+        file.write_bytes(cpio.archive(_entries(home, files, loaded)) if files else b"")
         return Made({"archive": file}, package.version, Provenance("kernel-modules", package.name, package.version, built_at=now()))
 
     return cache.obtain(identity, make, deadline=deadline, progress=progress)
 
 
-def _entries(home: Path, files: Mapping[str, Module], names: tuple[str, ...]) -> Iterable[cpio.Entry]:
+def _entries(home: Path, files: Mapping[str, Module], loaded: tuple[str, ...]) -> Iterable[cpio.Entry]:
     base = f"lib/modules/{home.name}"
     lines: list[str] = []
     for file, module in files.items():
@@ -129,7 +155,8 @@ def _entries(home: Path, files: Mapping[str, Module], names: tuple[str, ...]) ->
         lines.append(f"{_uncompressed(file)}:{''.join(f' {_uncompressed(each)}' for each in module.needs)}\n")
     yield cpio.file(f"{base}/modules.dep", "".join(lines).encode())
     loadable = {_plain(Path(file).name.partition(".ko")[0]) for file in files}
-    yield cpio.file(_HOOK, f"modprobe -a {' '.join(name for name in names if name in loadable)}\n".encode())
+    if to_load := [name for name in loaded if name in loadable]:
+        yield cpio.file(_HOOK, f"modprobe -a {' '.join(to_load)}\n".encode())
 
 
 def builtin_names(listing: str) -> set[str]:

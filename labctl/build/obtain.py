@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from labctl.build import image, initramfs
+from labctl.build import equipment, image, initramfs
 from labctl.build.builders import builder, builders
-from labctl.build.cache import Artefact, Cache
+from labctl.build.cache import Artefact, Cache, NotMade, Shelf
 from labctl.build.protocols import Builder, Context, Options, Plan
+from labctl.build.tools.obtain import tool
 from labctl.config import Lab, read_toml, validate
 from labctl.deadline import Deadline
 from labctl.errors import ConfigError, LabctlError, Problem
@@ -45,10 +46,10 @@ def describe(lab: Lab, name: str) -> Mapping[str, str]:
     plan = work.plan()
     described = {"name": work.name, "builder": work.recipe.builder, "source": plan.source, "version": plan.version}
     artefact = work.context.cache.find(plan.identity)
-    if artefact is None:
+    build = work.assembled(artefact) if artefact is not None else None
+    if artefact is None or build is None:
         return {**described, "digest": "", "size": "", "cached": ""}
-    build = work.assemble(artefact)
-    size = sum(path.stat().st_size for path in (build.kernel, build.initrd) if path)
+    size = sum(path.stat().st_size for path in (build.kernel, build.dom0, build.initrd) if path)
     return {**described, "version": build.version, "digest": build.digest, "size": str(size), "cached": artefact.made_at}
 
 
@@ -75,6 +76,7 @@ def check(lab: Lab, name: str) -> None:
 class _Work:
     """One recipe with everything that is needed to build it."""
 
+    lab: Lab
     name: str
     recipe: Recipe
     builder: Builder[Any]
@@ -92,10 +94,19 @@ class _Work:
             deadline=self.context.deadline,
             progress=self.context.progress,
         )
-        return self.assemble(made)
+        return self.assemble(made, self.context.cache)
 
-    def assemble(self, made: Artefact) -> Build:
-        """Kernel plus initramfs: the one that came with it, else the lab's own."""
+    def assembled(self, made: Artefact) -> Build | None:
+        """As `assemble`, where all of it is in the cache; else None."""
+        if any(tool(self.lab, name, self.recipe.arch).cached() is None for name in self.recipe.tools):
+            return None
+        try:
+            return self.assemble(made, Shelf(self.context.cache.root))
+        except NotMade:
+            return None
+
+    def assemble(self, made: Artefact, cache: Cache) -> Build:
+        """Kernel plus initramfs, the one that came with it, else the lab's own; and behind that what the recipe names."""
         initrd, initrd_digest = made.files.get("initrd"), made.digests.get("initrd", "")
         details = {**made.provenance.details, "kernel_digest": made.digests["kernel"]}
         if initrd is None and self.recipe.initramfs:
@@ -106,9 +117,11 @@ class _Work:
             details["modules_builtin"] = str(listing)
         if initrd_digest:
             details["initrd_digest"] = initrd_digest
+        if (dom0_digest := made.digests.get("dom0", "")) != "":
+            details["dom0_digest"] = dom0_digest
         build = Build(
             name=self.name,
-            digest=build_digest(made.digests["kernel"], initrd_digest),
+            digest=build_digest(made.digests["kernel"], initrd_digest, dom0_digest),
             arch=self.recipe.arch,
             kernel=made.files["kernel"],
             initrd=initrd,
@@ -116,10 +129,18 @@ class _Work:
             append=self.recipe.append,
             milestones={str(milestone): pattern for milestone, pattern in self.recipe.milestones.items()},
             provenance=replace(made.provenance, details=details),
+            dom0=made.files.get("dom0"),
+            xen_append=made.provenance.details.get("xen_append", ""),
+            hypervisor=self.recipe.hypervisor,
+            tools=self.recipe.tools,
+            modules=self.recipe.modules,
+            more_modules=self.recipe.more_modules,
         )
+        deadline, where = self.context.deadline, self.context.where
         if (modules := made.files.get("modules")) is not None:
-            return initramfs.followed_by(build, modules.read_bytes(), made.provenance.source, self.context.cache, self.context.deadline)
-        return build
+            build = initramfs.followed_by(build, modules.read_bytes(), made.provenance.source, cache, deadline)
+        overlay = self.lab.recipe_overlay(self.name)
+        return equipment.with_own(self.lab, build, where, overlay, cache, deadline, self.context.progress)
 
 
 def _work(lab: Lab, name: str, progress: Callable[[str], None], deadline: Deadline) -> _Work:
@@ -133,7 +154,9 @@ def _work(lab: Lab, name: str, progress: Callable[[str], None], deadline: Deadli
     found = builder(recipe.builder, where)
     options = validate(found.options, recipe.options, where, prefix=table)
     context = Context(root, where, table, recipe.arch, cache, lambda line: progress(f"{called}: {line}"), deadline)
-    return _Work(called, recipe, found, options, context)
+    for each in recipe.tools:
+        tool(lab, each, recipe.arch)  # its mistakes are told before anything is built
+    return _Work(lab, called, recipe, found, options, context)
 
 
 def _recipe(lab: Lab, name: str) -> Recipe:

@@ -28,7 +28,7 @@ from labctl.errors import InfraError, LabctlError, ManagementError, PowerError
 from labctl.machine import lease
 from labctl.machine.session import POWER_DEADLINE, Session, start
 from labctl.machine.transcript import ConsoleEnded
-from labctl.model import Build, PowerState, Provenance, Target, TargetConfig
+from labctl.model import Build, PowerState, Target, TargetConfig
 from labctl.process import detach
 
 REPLAY = 16384
@@ -304,15 +304,7 @@ def _tell(connection: socket.socket, answer: dict[str, Any]) -> None:
 def main(folder: Path, listener_fd: int) -> None:
     asked = json.loads((folder / "keep.json").read_text())
     target = Target(asked["target"], TargetConfig.model_validate(asked["config"]))
-    fields = asked["build"]
-    build = Build(
-        **{
-            **fields,
-            "kernel": Path(fields["kernel"]),
-            "initrd": Path(fields["initrd"]) if fields["initrd"] else None,
-            "provenance": Provenance(**fields["provenance"]),
-        }
-    )
+    build = Build.from_fields(asked["build"])
     workdir = folder / "machine"
     workdir.mkdir(exist_ok=True, mode=0o700)
     for old in workdir.iterdir():

@@ -32,7 +32,15 @@ def keys(
     common = _digest({"lab": _shared(root), "labctl": _labctl(), "host": {name: host.get(name, "") for name in _HOST}})
     by_suite = {suite: tree_digest(root / "suites" / suite) for suite in {cell.suite for cell in cells}}
     by_build = {
-        name: _digest({"digest": build.digest, "append": build.append, "milestones": dict(build.milestones), "version": build.version})
+        name: _digest(
+            {
+                "digest": build.digest,
+                "append": build.append,
+                "milestones": dict(build.milestones),
+                "version": build.version,
+                **({"xen_append": build.xen_append} if build.xen_append else {}),
+            }
+        )
         for name, build in builds.items()
     }
     by_target = {

@@ -6,9 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from labctl.model import Build, Cell, Channel, Provenance, Target, target_config
+from labctl.model import Build, Cell, Channel, Target, target_config
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,8 @@ class Work:
             data["retries"],
             tuple(Cell(**{**cell, "channel": Channel(cell["channel"])}) for cell in data["cells"]),
             data["costs"],
-            {name: _build(fields) for name, fields in data["builds"].items()},
-            {name: _build(fields) for name, fields in data["suited"].items()},
+            {name: Build.from_fields(fields) for name, fields in data["builds"].items()},
+            {name: Build.from_fields(fields) for name, fields in data["suited"].items()},
             {name: Target(name, target_config(config)) for name, config in data["targets"].items()},
             frozenset(data["warm"]),
             data["cold"],
@@ -51,16 +50,3 @@ class Work:
 
 def suited_key(cell: Cell) -> str:
     return f"{cell.build}/{cell.suite}"
-
-
-def _build(fields: dict[str, Any]) -> Build:
-    initrd, image = fields.pop("initrd"), fields.pop("image")
-    return Build(
-        **{
-            **fields,
-            "kernel": Path(fields["kernel"]),
-            "initrd": Path(initrd) if initrd else None,
-            "image": Path(image) if image else None,
-            "provenance": Provenance(**fields["provenance"]),
-        }
-    )

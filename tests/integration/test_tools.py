@@ -8,19 +8,23 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from labctl.build import elf, kernelmodules, rootimage
 from labctl.build.cache import Cache
-from labctl.build.suite import check, tools_archive, with_suite
+from labctl.build.equipment import tools_archive
+from labctl.build.obtain import describe, obtain
+from labctl.build.suite import check, with_suite
 from labctl.build.tools.obtain import tool
 from labctl.config import Lab
 from labctl.deadline import Deadline
 from labctl.errors import BuildFailed, ConfigError, HostToolMissing, InfraError, StorageError
 from labctl.model import Build, Provenance
 from tests.debian_archive import Archive
+from tests.kernels import bzimage
 
 pytestmark = pytest.mark.skipif(not shutil.which("apt-get") or not shutil.which("gcc"), reason="the host has no apt or no gcc")
 
@@ -93,7 +97,7 @@ def test_an_architecture_without_a_compiler_names_the_package(lab: Lab) -> None:
     ("text", "said"),
     [
         ('builder = "cc"\n', "builder: unknown builder 'cc'; did you mean 'c'? (known: c, deb, source)"),
-        ('builder = "deb"\n[deb]\npackage = "p"\n', "deb.files: missing"),
+        ('builder = "deb"\n[deb]\npackage = "pp"\n', "deb: found {'package': 'pp'}; at least one entry in files or in data"),
         ('builder = "c"\n[c]\nsource = ["a.c"]\n', "c.source: unknown key; did you mean 'sources'"),
         ('builder = "c"\n[c]\nsources = ["../../etc/passwd"]\n', "c.sources.0: found '../../etc/passwd'"),
         ('builder = "c"\n[c]\nfreestanding = "nowhere.ld"\n', "freestanding: nowhere.ld cannot be read: No such file or directory"),
@@ -370,6 +374,36 @@ def test_tools_share_files_and_do_not_contradict_each_other(lab: Lab, archive: A
     other = tool(lab, "prog").obtain()
     with pytest.raises(BuildFailed, match="the tools a and b bring different files as /"):
         tools_archive({"a": made, "b": other}, Cache(), Deadline.after(60))
+
+
+def test_a_build_brings_tools_and_files_of_its_own_and_a_suite_adds_what_is_missing(lab: Lab) -> None:
+    recipe(lab, "hello", 'builder = "c"\n', hello=HELLO)
+    recipe(lab, "other", 'builder = "c"\n', other=HELLO.replace("hello", "other"))
+    folder = lab.root / "hypervisor/mine"
+    (folder / "overlay/etc").mkdir(parents=True)
+    (folder / "overlay/etc/own").write_text("of the build\n")
+    (folder / "kernel").write_bytes(bzimage())
+    text = 'schema = 1\nbuilder = "path"\nhypervisor = "kvm"\ntools = ["hello"]\n[path]\nkernel = "hypervisor/mine/kernel"\n'
+    (folder / "build.toml").write_text(text)
+    assert describe(lab, "mine")["digest"] == ""
+    build = obtain(lab, "mine")
+    assert build.initrd is not None
+    archive = build.initrd.read_bytes()
+    assert archive.count(b"usr/bin/hello\0") == archive.count(b"of the build\n") == 1
+    assert (build.hypervisor, build.tools, describe(lab, "mine")["digest"]) == ("kvm", ("hello",), build.digest)
+    assert Build.from_fields(json.loads(json.dumps(asdict(build), default=str))) == build
+    (lab.root / "suites/s/suite.toml").write_text('schema = 1\ntools = ["hello"]\n')
+    assert with_suite(lab, build, "s") is build
+    (lab.root / "suites/s/suite.toml").write_text('schema = 1\ntools = ["hello", "other"]\n')
+    more = with_suite(lab, build, "s")
+    assert more.initrd is not None
+    added = more.initrd.read_bytes()[len(archive) :]
+    assert (added.count(b"usr/bin/other\0"), added.count(b"usr/bin/hello\0")) == (1, 0)
+    (folder / "overlay/etc/own").write_text("changed\n")
+    assert obtain(lab, "mine").digest != build.digest
+    (folder / "build.toml").write_text(text.replace('["hello"]', '["helo"]'))
+    with pytest.raises(ConfigError, match=r"hypervisor/mine/build\.toml: tools: unknown tool 'helo'; did you mean 'hello'"):
+        obtain(lab, "mine")
 
 
 def module(folder: Path, path: str, **info: str) -> None:

@@ -8,9 +8,9 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from labctl.build import apt, elf, packages
 from labctl.build.cache import Made, now
@@ -23,10 +23,16 @@ _TRIPLETS = {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu", "risc
 
 class DebOptions(Options):
     package: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
-    files: Annotated[tuple[Annotated[str, Field(pattern=r"^/?[A-Za-z0-9_.][A-Za-z0-9_.+/-]*$")], ...], Field(min_length=1)]
+    files: tuple[Annotated[str, Field(pattern=r"^/?[A-Za-z0-9_.][A-Za-z0-9_.+/-]*$")], ...] = ()
     """Paths in the package: ``/sbin/mke2fs`` lands as ``/usr/bin/mke2fs``."""
     data: tuple[Annotated[str, Field(pattern=r"^/?[A-Za-z0-9_.][A-Za-z0-9_.+/-]*$")], ...] = ()
     """More files of the package, which land at their own paths: ``/etc/mke2fs.conf``."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.files and not self.data:
+            raise ValueError("at least one entry in files or in data")
+        return self
 
 
 class FromDeb:
