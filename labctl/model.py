@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from labctl.histogram import Histogram
 from labctl.promise import Promise, Promises, promise
@@ -171,6 +171,16 @@ class Nic(_File):
     """What the machine is to be called on this card, with its prefix: ``10.0.2.15/24``."""
     peer: Annotated[str, AfterValidator(_address)] = ""
     """The address at which the machine reaches what is at the other end."""
+    forward: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = ()
+    """TCP ports of the machine that the lab reaches over this card: on an emulated one by ports of the host's loopback."""
+
+    @model_validator(mode="after")
+    def _only_from_the_host(self) -> Self:
+        if self.forward and self.to != "host":
+            raise ValueError('forward: only on a card to = "host"')
+        if len(set(self.forward)) < len(self.forward):
+            raise ValueError("forward: a port is there twice")
+        return self
 
 
 class TargetConfig(_File):

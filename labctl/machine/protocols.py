@@ -233,6 +233,15 @@ class Ports(Protocol):
 
 
 @runtime_checkable
+class Forwards(Protocol):
+    """A machine whose network is the lab's own, out of reach but for ports of the host: a Power driver has it (`isinstance` tells)."""
+
+    def forwarded(self, card: str, port: int, deadline: Deadline) -> tuple[str, int]:
+        """Address and TCP port of the host that lead to that port of the machine in this life of it. ConsoleLost if the machine is off,
+        ManagementError."""
+
+
+@runtime_checkable
 class Copies(Protocol):
     """A machine that can be kept in files, and started as a copy of one that was: a Power driver has it (`isinstance` tells)."""
 

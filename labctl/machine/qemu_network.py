@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_interface
 
@@ -12,6 +13,9 @@ from labctl.model import Nic, Target
 
 GATEWAY, MACHINE = "10.0.2.2", "10.0.2.15/24"
 """The host and the machine on QEMU's user network, unless the target's file says otherwise."""
+LOOPBACK = "127.0.0.1"
+"""Where the host's ends of forwarded ports are: nobody else's machine gets there."""
+_FORWARD = re.compile(rf"\s*TCP\[HOST_FORWARD\]\s+\d+\s+{LOOPBACK}\s+(\d{{1,5}})\s+\S+\s+(\d{{1,5}})\s")
 
 
 def arguments(target: str, nics: Mapping[str, Nic], machine: str, wires: Mapping[str, Wire]) -> list[str]:
@@ -21,6 +25,7 @@ def arguments(target: str, nics: Mapping[str, Nic], machine: str, wires: Mapping
         if nic.to == "host":
             interface = ip_interface(nic.address or MACHINE)
             backend = f"user,id=net-{name},net={interface.network},host={nic.peer or GATEWAY},dhcpstart={interface.ip}"
+            backend += "".join(f",hostfwd=tcp:{LOOPBACK}:0-{interface.ip}:{port}" for port in nic.forward)
         elif name in wires:
             wire = wires[name]
             backend = f"dgram,id=net-{name},local.type=unix,local.path={_path(wire.local)},remote.type=unix,remote.path={_path(wire.out)}"
@@ -30,6 +35,18 @@ def arguments(target: str, nics: Mapping[str, Nic], machine: str, wires: Mapping
         device = "virtio-net-device" if "microvm" in machine else "virtio-net-pci,romfile="
         made += ["-netdev", backend, "-device", f"{device},netdev=net-{name},id=nic-{name},mac={mac(target, name, nic)}"]
     return made
+
+
+def forwarded(usernet: str, card: str, port: int) -> int | None:
+    """The port of the host's loopback that leads to that TCP port of the machine over that card, by what the monitor's ``info usernet``
+    says; None if none does. The system picks it when QEMU starts, so that no two machines want the same."""
+    mine = False
+    for line in usernet.splitlines():
+        if heading := re.match(r"Hub .*\((.*)\):", line):
+            mine = heading[1] == f"net-{card}"
+        elif mine and (found := _FORWARD.match(line)) and int(found[2]) == port:
+            return int(found[1])
+    return None
 
 
 def problems(target: Target) -> list[Problem]:

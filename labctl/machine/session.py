@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_interface
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, TypeVar
@@ -41,6 +42,7 @@ from labctl.machine.protocols import (
     Deploy,
     DriverContext,
     Files,
+    Forwards,
     Proves,
     Shell,
     StartsFromWithin,
@@ -142,6 +144,23 @@ class Session:
     def mac(self, card: str) -> str:
         """The hardware address of a network card, in lower case: by it the card is known in the machine."""
         return mac(self.target.name, card, self.target.config.nics[card])
+
+    def leads_to(self, port: int) -> str:
+        """The network card over which the lab reaches that TCP port of the machine; empty if the target's file forwards it on none."""
+        return next((name for name, nic in self.target.config.nics.items() if port in nic.forward), "")
+
+    def endpoint(self, port: int, *, deadline: float = POWER_DEADLINE) -> tuple[str, int]:
+        """Address and TCP port at which that port of the machine is reached from here, in this life of it. The machine's card must have
+        its address (`labctl.machine.addressing`). ConfigError if no card forwards it, ConsoleLost if an emulated machine is off."""
+        card, file = self.leads_to(port), f"targets/{self.target.name}.toml"
+        if not card:
+            known = sorted({each for nic in self.target.config.nics.values() for each in nic.forward})
+            raise ConfigError([Problem(file, "nics", f"no card forwards port {port}", f"forward = {[*known, port]} on a card to the host")])
+        if isinstance(power := self.machine.power, Forwards):
+            return power.forwarded(card, port, Deadline.after(deadline))
+        if not (address := self.target.config.nics[card].address):
+            raise ConfigError([Problem(file, f"nics.{card}.address", "none", "the address at which the machine is reached")])
+        return str(ip_interface(address).ip), port
 
     @property
     def append(self) -> str:

@@ -7,6 +7,8 @@ import network_paths
 import pytest
 from network_peer import peer
 
+from labctl.machine.addressing import bring_up
+
 SUBNET = "192.168.127.{}/24"
 """Of a cable between two machines, which nobody else is on."""
 
@@ -43,7 +45,7 @@ def host_path(target, request):
     if not (nic.address and nic.peer):
         pytest.skip(f"needs the addresses of both ends of {name}: address and peer in the target's file")
     shell = request.getfixturevalue("shell")
-    device = network_paths.up(target, shell, name, nic.address)
+    device = bring_up(target, name, nic.address)
     with peer(nic.peer) as ports:
         yield Path("host", target, shell, name, device, nic.address, nic.peer, ports)
 
@@ -56,10 +58,7 @@ def guest_path(machines, request):
     ends = [end.split(".") for end in machines.target.config.links[0].between]
     shells = request.getfixturevalue("shells")
     addresses = [machines[machine].config.nics[card].address or SUBNET.format(n) for n, (machine, card) in enumerate(ends, 1)]
-    devices = [
-        network_paths.up(machines[machine], shells[machine], card, address)
-        for (machine, card), address in zip(ends, addresses, strict=True)
-    ]
+    devices = [bring_up(machines[machine], card, address) for (machine, card), address in zip(ends, addresses, strict=True)]
     near, far = (machine for machine, _ in ends)
     for tool, port in (("udpping", network_paths.PORT), ("tcprate", network_paths.RATE_PORT)):
         # It serves from the first test on: a second one cannot bind, and need not.

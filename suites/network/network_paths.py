@@ -1,8 +1,7 @@
-"""What the tests of this suite share: cards, addresses, both ends of a measurement, and what its failure means."""
+"""What the tests of this suite share: addresses, both ends of a measurement, and what its failure means."""
 
 from __future__ import annotations
 
-import re
 from ipaddress import ip_interface
 
 from labctl.errors import CommandFailed, MeasurementInvalid
@@ -12,31 +11,6 @@ PORT = 7000
 RATE_PORT = 7001
 OVERHEAD = 30.0
 """Seconds that a command may take beside what it measures, under emulation on a busy host."""
-
-
-def card(session, shell, name):
-    """The name that the machine's kernel has given to a network card: it is known by its hardware address."""
-    found = shell.run(f"grep -il {session.mac(name)} /sys/class/net/*/address", check=False).output
-    if not (device := re.search(r"/sys/class/net/([a-z0-9]+)/address", found)):
-        there = shell("grep . /sys/class/net/*/address")
-        raise CommandFailed(f"the machine has no network card {session.mac(name)} ({name}); it has {there}", target=session.name)
-    return device[1]
-
-
-def up(session, shell, name, address):
-    """Give a card its address and wait until it has a carrier. Returns the card's name in the machine."""
-    device = card(session, shell, name)
-    shell(f"ip link set {device} up && ip address replace {address} dev {device}")
-    carrier(session, shell, device)
-    return device
-
-
-def carrier(session, shell, device, deadline=10):
-    """Until a card has a carrier. CommandFailed if it gets none: its link never came up."""
-    there = f'[ "$(cat /sys/class/net/{device}/carrier)" = 1 ]'
-    wait = f"n=0; until {there}; do n=$((n+1)); [ $n -lt {deadline * 10} ] || exit 9; usleep 100000; done"
-    if shell.run(f"({wait})", check=False, deadline=deadline + OVERHEAD).status != 0:
-        raise CommandFailed(f"{device} has no carrier after {deadline} s: its link never came up", target=session.name)
 
 
 def ping(session, shell, peer, count, *, size=64, interval_us=0, timeout_ms=1000, silent_ms=10_000, port=PORT) -> Pings:

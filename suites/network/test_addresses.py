@@ -1,7 +1,8 @@
 """Is a network card what it was set to be, and does it stay so?"""
 
-import network_paths
 from network_paths import require
+
+from labctl.machine.addressing import await_carrier
 
 
 def addresses(shell, device):
@@ -25,7 +26,7 @@ def test_address_is_kept(path):
             shell(f"ip link set {device} down")
             assert shell(f"cat /sys/class/net/{device}/operstate") == "down"
             shell(f"ip link set {device} up")
-            network_paths.carrier(path.session, shell, device)
+            await_carrier(path.session, device)
             assert addresses(shell, device) == [*before, "198.51.100.7/32"]
     finally:
         shell(f"ip address del 198.51.100.7/32 dev {device}")

@@ -17,10 +17,13 @@ from tests.conftest import REPOSITORY
 pytestmark = pytest.mark.qemu
 
 FAULTS = """
+import socket
+
 import network_paths
 import pytest
-from network_paths import PORT, carrier, ping, rate, require
+from network_paths import PORT, RATE_PORT, ping, rate, require
 
+from labctl.machine.addressing import await_carrier, bring_up
 from labctl.model import Direction, Metric
 
 LOSS = Metric("network.loss", "1", Direction.LOWER, "")
@@ -38,10 +41,10 @@ def test_garbage(machines, shells, guest_path):
 def test_link_never_comes_up(machines, shells, guest_path):
     shells["a"](f"ip link set {guest_path.device} down")
     try:
-        carrier(machines["a"], shells["a"], guest_path.device, deadline=1)
+        await_carrier(machines["a"], guest_path.device, seconds=1)
     finally:
         shells["a"](f"ip link set {guest_path.device} up")
-        carrier(machines["a"], shells["a"], guest_path.device)
+        await_carrier(machines["a"], guest_path.device)
 
 
 def test_no_answer(machines, shells, guest_path):
@@ -50,6 +53,17 @@ def test_no_answer(machines, shells, guest_path):
 
 def test_nobody_listens(machines, shells, guest_path):
     assert rate(machines["a"], shells["a"], guest_path.peer, "receive", 1, port=PORT + 5).end == "refused"
+
+
+def test_the_lab_reaches_a_port_of_each_machine(machines, shells, guest_path):
+    where = {name: machine.endpoint(RATE_PORT) for name, machine in machines.items()}
+    assert len(set(where.values())) == 2
+    for name, machine in machines.items():
+        bring_up(machine, "host", machine.config.nics["host"].address)
+        shells[name].run(f"tcprate serve {RATE_PORT}", check=False)  # b serves already
+        with socket.create_connection(where[name], timeout=30) as connection:
+            connection.sendall(b"receive 20\\n")
+            assert len(connection.recv(1000)) > 100
 
 
 def test_peer_dies(machines, shells, guest_path, record):
@@ -114,6 +128,7 @@ def test_what_goes_wrong_between_two_machines_is_told_by_its_cause(debian, tmp_p
     assert "its link never came up" in told["test_link_never_comes_up"][1]
     assert told["test_no_answer"][1].startswith("a: the peer fell silent: 0 of 3 pings")
     assert told["test_nobody_listens"][0] == "pass"
+    assert told["test_the_lab_reaches_a_port_of_each_machine"] == ("pass", "")
     assert told["test_peer_dies"][0] == "fail"
     assert told["test_peer_dies"][1] == "b: Kernel panic - not syncing: sysrq triggered crash"
     afresh = told["test_booted_afresh_and_off"][1]

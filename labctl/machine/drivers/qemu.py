@@ -376,6 +376,17 @@ class Qemu:
             raise ConsoleLost(f"the machine is off: its port {name} is not there", target=self.context.target.name)
         return self._process.ports.host[name]
 
+    # --- Forwards
+
+    def forwarded(self, card: str, port: int, deadline: Deadline) -> tuple[str, int]:
+        process, target = self._process, self.context.target.name
+        if process is None or process.child.status is not None:
+            raise ConsoleLost(f"the machine is off: nothing leads to its port {port}", target=target)
+        said = process.qmp.command("human-monitor-command", deadline, **{"command-line": "info usernet"})
+        if (found := qemu_network.forwarded(str(said), card, port)) is None:
+            raise ManagementError(f"QEMU forwards no port of the host to port {port} over the card {card}: {said}", target=target)
+        return qemu_network.LOOPBACK, found
+
     # --- how it is put together
 
     @property
