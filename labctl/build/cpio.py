@@ -100,6 +100,28 @@ def tree(root: Path) -> list[Entry]:
     return entries
 
 
+def paths(data: bytes) -> list[str] | None:
+    """What stands in archives that follow each other; None if it is not all in this form, for instance compressed."""
+    found: list[str] = []
+    at = 0
+    while at < len(data):
+        if data[at : at + 4] == bytes(4):
+            at += 4
+            continue
+        try:
+            if data[at : at + 6] not in (b"070701", b"070702"):
+                return None
+            size, length = int(data[at + 54 : at + 62], 16), int(data[at + 94 : at + 102], 16)
+        except ValueError:
+            return None
+        name = data[at + 110 : at + 110 + length].rstrip(b"\0").decode(errors="surrogateescape")
+        if name != _TRAILER:
+            found.append(name)
+        at = (at + 110 + length + 3) & ~3
+        at = (at + size + 3) & ~3
+    return found
+
+
 def _unreadable(error: OSError) -> None:
     raise ConfigError([Problem(str(error.filename), "", f"cannot be read: {error.strerror}", "readable files")]) from None
 

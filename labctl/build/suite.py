@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from labctl.build import equipment, kernelmodules, rootimage
+from labctl.build import equipment, kernelmodules, overlay, rootimage
 from labctl.build.cache import Cache
 from labctl.build.initramfs import followed_by, overlay_cpio
 from labctl.build.tools.obtain import tool
@@ -39,6 +39,7 @@ def with_suite(lab: Lab, build: Build, suite: str, progress: Callable[[str], Non
     config, cache, deadline = lab.suite_config(suite), Cache(), Deadline.after(LONGEST_S)
     folder = lab.suite(suite) / "overlay"
     archives: list[bytes] = []
+    carried: list[str] = []
     image: Path | None = None
     if build.initrd is not None and config.image is not None:
         made_image = rootimage.obtain(lab, config.image, build.arch, cache, deadline, progress)
@@ -48,6 +49,7 @@ def with_suite(lab: Lab, build: Build, suite: str, progress: Callable[[str], Non
         there = equipment.tools(lab, build.tools, build.arch, progress, deadline)
         more = equipment.tools(lab, config.tools, build.arch, progress, deadline)
         archives.append(equipment.tools_archive(more, cache, deadline, there))
+        carried = [path for artefact in more.values() for path in artefact.files]
     if build.initrd is not None and (config.modules or config.optional_modules):
         where = str(lab.suite(suite).relative_to(lab.root) / "suite.toml")
         wanted = list(config.modules)
@@ -58,6 +60,8 @@ def with_suite(lab: Lab, build: Build, suite: str, progress: Callable[[str], Non
         # The list of modules lies in the machine once, and the suite's replaces the build's own.
         archives.append(kernelmodules.archive(build, [*build.modules, *wanted], where, cache, deadline, progress, build.more_modules))
     if folder.is_dir():
+        if image is None and (problems := overlay.lacks(folder, str(folder.relative_to(lab.root)), carried, build.initrd)):
+            raise ConfigError(problems)
         archives.append(overlay_cpio(folder))
     joined = b"".join(archives)
     return replace(followed_by(build, joined, f"suites/{suite}", cache, deadline), image=image) if joined else build

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.build import elf, kernelmodules, rootimage
+from labctl.build import cpio, elf, kernelmodules, rootimage
 from labctl.build.cache import Cache
 from labctl.build.equipment import tools_archive
 from labctl.build.obtain import describe, obtain
@@ -452,3 +452,29 @@ def test_the_verb_builds(lab: Lab) -> None:
     unknown = subprocess.run([*command[:3], "helo"], cwd=lab.root, capture_output=True, text=True, check=False)
     assert unknown.returncode == 2
     assert "unknown tool 'helo'; did you mean 'hello'" in unknown.stderr
+
+
+def test_an_overlay_with_a_missing_library_is_told_before_any_power(lab: Lab, tmp_path: Path) -> None:
+    folder = lab.root / "suites/s/overlay/usr/bin"
+    folder.mkdir(parents=True)
+    (folder / "tool.c").write_text(HELLO)
+    subprocess.run(["gcc", "-o", folder / "tool", folder / "tool.c"], check=True)
+    (folder / "damaged").write_bytes((folder / "tool").read_bytes()[:100])
+    initrd = tmp_path / "initrd"
+    initrd.write_bytes(cpio.archive([cpio.file("bin/busybox", b"")]))
+    build = Build("mine", "sha256:1", "x86_64", tmp_path / "k", initrd, "", "", {}, Provenance("path", "k"))
+    with pytest.raises(ConfigError) as told:
+        with_suite(lab, build, "s")
+    found = [(problem.where, problem.found) for problem in told.value.problems]
+    assert ("suites/s/overlay/usr/bin/tool", "it needs libc.so.6, which the machine does not have") in found
+    assert {where for where, _ in found} == {"suites/s/overlay/usr/bin/tool"}
+
+    needs = elf.parse((folder / "tool").read_bytes())
+    at_its_place = lab.root / "suites/s/overlay/lib"
+    at_its_place.mkdir()
+    (at_its_place / "libc.so.6").write_bytes(b"")
+    initrd.write_bytes(cpio.archive([cpio.file("bin/busybox", b"")]) + cpio.archive([cpio.file(needs.interpreter.lstrip("/"), b"")]))
+    assert with_suite(lab, build, "s").initrd != initrd
+    (at_its_place / "libc.so.6").unlink()
+    initrd.write_bytes(b"\x1f\x8b of a build that brings its own")
+    assert with_suite(lab, build, "s").initrd != initrd, "nobody can look into it"
