@@ -1,60 +1,40 @@
 """labctl as a pytest plugin: cells as parameters, states of a machine as fixtures, outcomes by whose fault it is.
 
 ``pytest suites/boot --build debian-cloud --target qemu-1c-512m`` is a one-cell run and needs nothing else; with ``-n N`` the same cells
-run on xdist workers. Fixtures: `cell`, `build`, `target` (held, off) → `booted` → `shell`; of several machines `machines` →
-`shells`; `console`; `record`, `record_boot`.
+run on xdist workers. The cells' own side is in `labctl.run.cells`, the fixtures in `labctl.run.fixtures`.
 """
 
 from __future__ import annotations
 
 import ctypes
-import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from _pytest.runner import runtestprotocol
 
 from labctl.config import Lab, nearest
-from labctl.deadline import Deadline
-from labctl.errors import ConfigError, InfraError, LabctlError, MeasurementInvalid, StorageError, TargetFailure
+from labctl.errors import ConfigError, LabctlError, StorageError
 from labctl.machine import budget, registry
-from labctl.machine.boot import Boot
-from labctl.machine.expect import ConsoleExpect
-from labctl.machine.group import Machines
-from labctl.machine.protocols import CommandResult, Files, Shell
-from labctl.machine.session import COMMAND_DEADLINE, FILE_DEADLINE, Session
-from labctl.model import Build, Cell, Channel, Outcome, RunResult, TestResult, parse_size
-from labctl.run import soaking
-from labctl.run.attempt import CellAttempt
-from labctl.run.boot_figures import record_figures
-from labctl.run.recording import Recorder
+from labctl.model import Build, Channel, Outcome, RunResult, parse_size
+from labctl.run import fixtures, soaking
+from labctl.run.cells import CELLS, ERROR, UNSTORED, CellRunner, cell_of, stories_of
 from labctl.run.scheduler import IDLE, CellScheduling
 from labctl.run.stories import MARKER, why_no_story
 from labctl.run.warmth import asks_too_much
 from labctl.run.work import Work
 from labctl.store.outcome import run_outcome
 from labctl.store.reader import read_run
-from labctl.store.writer import RunWriter
 
 if TYPE_CHECKING:
-    from labctl.parsers.ktap import Report
     from labctl.run.prepare import Prepared
     from labctl.run.workers import ForkedWorkers
 
-CELLS = pytest.StashKey["CellRunner"]()
 CONTROLLER = pytest.StashKey["Controller"]()
-ERROR = pytest.StashKey[BaseException | None]()
-UNSTORED = "labctl-unstored"
-"""Property of a report: why nothing more of the run can be written."""
 
 
 class Hooks:
@@ -67,6 +47,7 @@ class Hooks:
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(Hooks)
+    pluginmanager.register(fixtures, fixtures.__name__)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -278,144 +259,6 @@ class Idle(pytest.Item):
         """Never called."""
 
 
-class CellRunner:
-    """In the process that runs the tests: the current cell's attempt, from its first test to its last."""
-
-    def __init__(self, work: Work, worker: str) -> None:
-        self.work = work
-        self.worker = worker
-        self.writer = RunWriter.open(work.folder)
-        self.by_suite: dict[str, list[Cell]] = {}
-        for cell in work.cells:
-            self.by_suite.setdefault(cell.suite, []).append(cell)
-        self.order = {cell.id: index for index, cell in enumerate(work.cells)}
-        self.current: CellAttempt | None = None
-        self.cold: set[str] = set()
-        """Cells that failed on a copy of a machine: they are booted from then on."""
-
-    def suite_of(self, path: Path) -> str | None:
-        """The suite that a test file belongs to: the first folder below ``suites/``."""
-        try:
-            return path.resolve().relative_to(self.work.lab_root / "suites").parts[0]
-        except (ValueError, IndexError):
-            return None
-
-    def run(self, item: pytest.Item, nextitem: pytest.Item | None, cell: Cell) -> list[pytest.TestReport]:
-        """Run one test in its cell; an error of the lab's own is tried again on a fresh attempt."""
-        # Counted figures do not change with the host's load: their cells share it.
-        timed = cell.channel is Channel.WALL
-        benchmark = timed and any(i.get_closest_marker("benchmark") for i in item.session.items if cell_of(i) == cell)
-        try:
-            while True:
-                attempt = self._enter(cell, benchmark)
-                item.stash[ERROR] = None
-                held_before = attempt.held
-                reports = runtestprotocol(item, log=False, nextitem=nextitem)
-                error = item.stash[ERROR]
-                result = _result(item, reports, error)
-                if not held_before and attempt.held:  # waiting for others is no part of a test
-                    result = replace(result, duration_s=max(0.0, result.duration_s - attempt.waited))
-                attempt.add(result, error)
-                if attempt.copied and result.outcome in (Outcome.FAIL, Outcome.ERROR):
-                    self.cold.add(cell.id)  # whether that is the copy's fault, a boot tells
-                elif not isinstance(error, InfraError) or attempt.record.number > self.work.retries:
-                    break
-                self.leave()
-                item._initrequest()  # type: ignore[attr-defined]  # as pytest-rerunfailures does: fixtures anew
-            if nextitem is None or cell_of(nextitem) != cell:
-                self.leave()
-        except StorageError as error:
-            # Nothing that comes now could be kept: the run ends, and its controller says why.
-            with suppress(StorageError):
-                self.leave(interrupted=True)
-            item.session.shouldstop = error.title
-            return [_unstored(item, error)]
-        except BaseException:
-            self.leave(interrupted=True)
-            raise
-        return reports
-
-    def _enter(self, cell: Cell, benchmark: bool) -> CellAttempt:
-        if self.current is not None and self.current.cell != cell:
-            self.leave()
-        if self.current is None:
-            cold = benchmark or self.work.cold or cell.suite not in self.work.warm or cell.id in self.cold
-            self.current = CellAttempt(self.work, self.writer, cell, self.worker, benchmark, cold)
-        return self.current
-
-    def leave(self, *, interrupted: bool = False) -> None:
-        """Close the current attempt, if there is one."""
-        attempt, self.current = self.current, None
-        if attempt is None:
-            return
-        if interrupted:
-            attempt.abandon()
-        else:
-            attempt.close()
-
-    @property
-    def attempt(self) -> CellAttempt:
-        if self.current is None:
-            raise pytest.UsageError("this fixture works only in a test of a suite")
-        return self.current
-
-
-def cell_of(item: pytest.Item) -> Cell | None:
-    callspec = getattr(item, "callspec", None)
-    found = callspec.params.get("cell") if callspec is not None else None
-    return found if isinstance(found, Cell) else None
-
-
-def _name(item: pytest.Item) -> str:
-    """The test's name without its cell: ``test_boot.py::test_ready`` or ``test_boot.py::test_x[a-1]``."""
-    cell = cell_of(item)
-    inner = item.name.partition("[")[2].rstrip("]")
-    rest = inner.removeprefix(cell.id).removeprefix("-") if cell else inner
-    plain = getattr(item, "originalname", item.name)
-    return f"{item.path.name}::{plain}" + (f"[{rest}]" if rest else "")
-
-
-def _result(item: pytest.Item, reports: Sequence[pytest.TestReport], error: BaseException | None) -> TestResult:
-    """Setup, call and teardown of a test → one result, named by whose fault it is."""
-    return replace(_ended(item, reports, error), stories=_stories(item))
-
-
-def _stories(item: pytest.Item) -> tuple[str, ...]:
-    """Those that the test proves, those of its module first."""
-    markers = [*item.iter_markers(MARKER)][::-1]
-    return tuple(dict.fromkeys(story for marker in markers for story in marker.args))
-
-
-def _ended(item: pytest.Item, reports: Sequence[pytest.TestReport], error: BaseException | None) -> TestResult:
-    duration = sum(report.duration for report in reports)
-    bad = next((report for report in reports if report.failed), None)
-    if bad is not None:
-        outcome = _outcome_of(error, bad.when)
-        reason = error.title if isinstance(error, LabctlError) else _first_line(error)
-        return TestResult(_name(item), outcome, duration, reason, "" if isinstance(error, LabctlError) else bad.longreprtext[-20000:])
-    skipped = next((report for report in reports if report.skipped), None)
-    if skipped is not None:
-        where = skipped.longrepr
-        reason = where[2] if isinstance(where, tuple) else str(where)
-        return TestResult(_name(item), Outcome.SKIP, duration, reason.removeprefix("Skipped: "))
-    return TestResult(_name(item), Outcome.PASS, duration)
-
-
-def _outcome_of(error: BaseException | None, when: str | None) -> Outcome:
-    if isinstance(error, TargetFailure):
-        return Outcome.FAIL
-    if isinstance(error, MeasurementInvalid):
-        return Outcome.INVALID
-    if isinstance(error, LabctlError):
-        return Outcome.ERROR
-    return Outcome.FAIL if when == "call" else Outcome.ERROR
-
-
-def _unstored(item: pytest.Item, error: StorageError) -> pytest.TestReport:
-    properties = [(UNSTORED, str(error))]
-    return pytest.TestReport(item.nodeid, item.location, {}, "failed", str(error), "setup", user_properties=properties)
-
-
 def _why_not_collected(report: pytest.CollectReport) -> str:
     """A file's own mistake without the machinery that found it: pytest marks the lines that tell it with an E."""
     text = str(report.longrepr)
@@ -423,15 +266,7 @@ def _why_not_collected(report: pytest.CollectReport) -> str:
     return f"{report.nodeid}: " + "\n  ".join(told) if told else text
 
 
-def _first_line(error: BaseException | None) -> str:
-    if isinstance(error, pytest.FixtureLookupError):
-        return f"fixture {error.argname!r} not found"
-    text = str(error).strip().splitlines()
-    name = type(error).__name__ if error is not None else "failed"
-    return f"{name}: {text[0]}" if text else name
-
-
-@pytest.hookimpl(tryfirst=True)  # a test's cell comes before the parameters of its fixtures: `cell_in` and `_name` find it there
+@pytest.hookimpl(tryfirst=True)  # a test's cell comes before the parameters of its fixtures: `cell_of` and `name_of` find it there
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     runner = metafunc.config.stash.get(CELLS, None)
     suite = runner.suite_of(metafunc.definition.path) if runner else None
@@ -463,7 +298,8 @@ def _missing_fixtures(item: pytest.Function) -> str:
     missing = [name for name in item.fixturenames if name not in known and name not in given and name != "request"]
     if not missing:
         return ""
-    return f"{item.nodeid.partition('[')[0]} asks for {', '.join(map(repr, missing))}: {nearest(missing[0], sorted({*FIXTURES, *known}))}"
+    there = nearest(missing[0], sorted({*fixtures.FIXTURES, *known}))
+    return f"{item.nodeid.partition('[')[0]} asks for {', '.join(map(repr, missing))}: {there}"
 
 
 def _wrong_story(item: pytest.Function) -> str:
@@ -485,7 +321,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     if runner is None:
         return
     wanted = runner.work.stories
-    chosen = [item for item in items if cell_of(item) is not None and (not wanted or not set(wanted).isdisjoint(_stories(item)))]
+    chosen = [item for item in items if cell_of(item) is not None and (not wanted or not set(wanted).isdisjoint(stories_of(item)))]
     if wanted:
         config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
     items[:] = chosen
@@ -571,175 +407,3 @@ def unmet(wanted: Mapping[str, Any], config: Any, build: Build) -> str:
             case _:
                 raise ConfigError(f"@pytest.mark.requires({key}=…): unknown; known: cpus, memory, disk, arch, tags, build, channel")
     return ""
-
-
-FIXTURES = (
-    *("cell", "build", "target", "booted", "shell", "machines", "shells", "console"),
-    *("record", "record_boot", "record_histogram", "selftests", "ktap", "ltp", "soak"),
-)
-
-
-# --- fixtures ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cell(request: pytest.FixtureRequest) -> Cell:
-    """The point of the matrix that this test runs at."""
-    found = getattr(request, "param", None)
-    if not isinstance(found, Cell):
-        pytest.fail("this test needs a machine: give --build NAME and --target NAME, or --matrix NAME", pytrace=False)
-    return found
-
-
-@pytest.fixture
-def build(request: pytest.FixtureRequest, cell: Cell) -> Build:
-    """The build under test."""
-    return request.config.stash[CELLS].work.builds[cell.build]
-
-
-@pytest.fixture
-def target(request: pytest.FixtureRequest, cell: Cell) -> Session:
-    """The machine, held by this cell; off until something asks for more."""
-    runner = request.config.stash[CELLS]
-    if several := runner.work.targets[cell.target].machines:
-        pytest.skip(f"needs a target of one machine; this one has {', '.join(several)}")
-    return runner.attempt.session
-
-
-@pytest.fixture
-def machines(request: pytest.FixtureRequest, cell: Cell) -> Machines:
-    """The machines of a target of several by name, held by this cell, each as `target` is; off until something asks for more."""
-    runner = request.config.stash[CELLS]
-    if not runner.work.targets[cell.target].machines:
-        pytest.skip("needs a target of several machines")
-    return runner.attempt.machines
-
-
-@pytest.fixture
-def shells(machines: Machines) -> dict[str, Commands]:
-    """Commands in each of several machines, all booted: ``shells["a"]("uname -r")``."""
-    if without := [name for name, session in machines.items() if Shell not in session.machine.roles]:
-        pytest.skip(f"needs a shell: no driver of {', '.join(without)} gives one")
-    machines.booted()
-    return {name: Commands(session) for name, session in machines.items()}
-
-
-@pytest.fixture
-def booted(target: Session) -> Boot:
-    """The machine, booted to ``ready``: its milestones in seconds from power-on."""
-    return target.booted()
-
-
-class Commands:
-    """Run commands in the booted machine. ``shell("uname -r")`` gives the output, stripped; ``shell.run`` the whole result."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def __call__(self, command: str, *, deadline: float = COMMAND_DEADLINE) -> str:
-        return self.run(command, deadline=deadline).output.strip()
-
-    def run(self, command: str, *, deadline: Deadline | float = COMMAND_DEADLINE, check: bool = True) -> CommandResult:
-        """CommandFailed if ``check`` and the status is not 0."""
-        return self._session.run(command, deadline=deadline, check=check)
-
-    def put(self, content: Path | bytes, path: str, *, deadline: Deadline | float = FILE_DEADLINE, mode: int | None = None) -> None:
-        """Copy a file of the host, or bytes, into the machine: whole or not at all. A target whose Shell carries no files skips."""
-        self._carries_files()
-        self._session.put(content, path, deadline=deadline, mode=mode)
-
-    def get(self, path: str, *, deadline: Deadline | float = FILE_DEADLINE) -> bytes:
-        """What a file of the machine holds."""
-        self._carries_files()
-        content = io.BytesIO()
-        self._session.get(path, content, deadline=deadline)
-        return content.getvalue()
-
-    def _carries_files(self) -> None:
-        if not isinstance(self._session.machine.shell, Files):
-            pytest.skip("needs files in and out: the target's shell has none; drivers that do: agent, ssh")
-
-
-@pytest.fixture
-def shell(target: Session) -> Commands:
-    """Commands in the booted machine. A target without a driver for them skips what asks for it."""
-    if Shell not in target.machine.roles:
-        pytest.skip("needs a shell: no driver of the target gives one")
-    target.ready()
-    return Commands(target)
-
-
-@pytest.fixture
-def console(target: Session, booted: Boot) -> ConsoleExpect:
-    """The booted machine's console with pexpect's API; nothing that it said since the boot began is lost."""
-    return target.expect()
-
-
-@pytest.fixture
-def selftests(request: pytest.FixtureRequest, target: Session) -> Callable[[Boot], Report]:
-    """``selftests(target.boots[-1])``: what the kernel's own tests report on the console of a boot. Each is a test in the record."""
-    from labctl.machine.selftest import durations, read_report
-
-    def read(boot: Boot) -> Report:
-        report = read_report(target, boot)
-        _add_reported(request, report, durations(target, boot, report))
-        return report
-
-    return read
-
-
-def _recorder(request: pytest.FixtureRequest, cell: Cell) -> Recorder:
-    own = {k: str(v) for k, v in getattr(request.node, "callspec", None).params.items() if k != "cell"}  # type: ignore[union-attr]
-    return Recorder(request.config.stash[CELLS].attempt, cell, _name(request.node), own)
-
-
-def _add_reported(request: pytest.FixtureRequest, report: Report, took: Sequence[float]) -> None:
-    """Each result of a report that a test has read becomes a test of the run, below that test."""
-    attempt = request.config.stash[CELLS].attempt
-    for result, seconds in zip(report.results, took, strict=True):
-        reason = f"{result.name}: {result.reason or 'failed'}" if result.outcome is Outcome.FAIL else result.reason
-        attempt.add(TestResult(f"{_name(request.node)}::{result.name}", result.outcome, seconds, reason, result.details), None)
-
-
-@pytest.fixture
-def ktap(request: pytest.FixtureRequest, target: Session, shell: Commands) -> Callable[..., Report]:
-    """``ktap("/usr/bin/program", deadline=60)``: run a program in the machine that reports in KTAP or TAP. Each line is a test in the
-    record, also of a program that did not come to its end."""
-    from labctl.machine.program import KTAP, run_program
-
-    return partial(run_program, target, language=KTAP, take=partial(_add_reported, request))
-
-
-@pytest.fixture
-def ltp(request: pytest.FixtureRequest, target: Session, shell: Commands) -> Callable[..., Report]:
-    """As `ktap`, for a program of the Linux Test Project."""
-    from labctl.machine.program import LTP, run_program
-
-    return partial(run_program, target, language=LTP, take=partial(_add_reported, request))
-
-
-@pytest.fixture
-def soak() -> float:
-    """Seconds that a soak is to go on: ``--soak 8h``, or 20."""
-    return soaking.chosen()
-
-
-@pytest.fixture
-def record(request: pytest.FixtureRequest, cell: Cell) -> Callable[..., None]:
-    """``record(METRIC, value, **params)``: one observation. The cell's axes and the test's parameters are attached by themselves.
-
-    In a cell of the channel ``icount`` figures of real time are left out: a suite need not know on which channel it runs.
-    """
-    return _recorder(request, cell).sample
-
-
-@pytest.fixture
-def record_histogram(request: pytest.FixtureRequest, cell: Cell) -> Callable[..., None]:
-    """``record_histogram(METRIC, histogram, **params)``: many observations at once, else as `record`."""
-    return _recorder(request, cell).histogram
-
-
-@pytest.fixture
-def record_boot(record: Callable[..., None]) -> Callable[[Boot], None]:
-    """``record_boot(booted)``: what a boot measures, to each of its milestones: seconds, and where instructions are counted those."""
-    return lambda boot: record_figures(boot, record)
