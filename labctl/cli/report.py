@@ -15,6 +15,7 @@ app = new_app(
     \b
     $ labctl report run latest
     $ labctl report promises --last 30
+    $ labctl report stories --last 7
     """
 )
 
@@ -75,3 +76,41 @@ def report_promises(
         console.print(line, crop=False, soft_wrap=True)
     if not judged:
         print("no build of these runs promises anything: [promises] in its recipe does")
+
+
+@app.command("stories")
+def report_stories(
+    run: Annotated[
+        str, typer.Argument(metavar="[RUN]", autocompletion=complete_run, help="An id, its beginning, a folder, or latest.")
+    ] = "latest",
+    last: Annotated[int | None, typer.Option("--last", metavar="N", min=1, help="The last N runs together, instead of one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show which stories of the plan are proven, on which builds, since when, and what the others wait for.
+
+    With --last, each run has its sign, the newest at the right; of each story the newest run that tells whether it holds counts.
+
+    \b
+    $ labctl report stories
+    $ labctl report stories --last 7
+    """
+    from rich.console import Console
+
+    from labctl.judge.stories import proofs
+    from labctl.report.stories_text import stories_json, stories_table
+    from labctl.store.past import earlier_runs, present
+    from labctl.store.reader import find_run, list_runs, read_run
+
+    results = this_lab().results
+    folders = [find_run(results, run)] if last is None else [one.folder for one in list_runs(results)[:last]]
+    runs = [read_run(folder) for folder in folders]
+    titles = {story: title for one in reversed(runs) for story, title in one.stories.items()}
+    found = proofs([present(one) for one in runs], earlier_runs(runs[-1]) if runs else (), titles)
+    if as_json:
+        print_json(runs=[folder.name for folder in folders], stories=stories_json(found, titles))
+        return
+    console = Console(highlight=False)
+    for line in stories_table(found, titles)[1:]:
+        console.print(line, crop=False, soft_wrap=True)
+    if not found:
+        print('no test of these runs names a story: @pytest.mark.story("US-14") does')

@@ -112,6 +112,13 @@ class Curve:
         return max((at for at, _ in (*self.starts, *((check.vms, 0.0) for check in self.checks))), default=0)
 
     @property
+    def ended(self) -> str:
+        """In a few words; empty where it was to start no more."""
+        if self.healthy is None:
+            return f"no end: with {self.vms:,} VMs, {self.reason or 'nobody knows why'}"
+        return "" if self.limit in ("", TARGET_REACHED) else f"ended by: {self.limit}"
+
+    @property
     def windows(self) -> tuple[Window, ...]:
         return windows(self.starts)
 

@@ -118,6 +118,8 @@ class _Series:
     values: Mapping[_Key, Sequence[float]]
     histograms: Mapping[_Key, Sequence[Histogram]]
     units: Mapping[_Key, str]
+    whys: Mapping[_Key, str]
+    """What ended the worst of them, where that is known."""
 
     @classmethod
     def of(cls, runs: Iterable[RunResult]) -> _Series:
@@ -132,28 +134,30 @@ class _Series:
                         key = (sample.metric, result.cell.build, result.cell.target, tuple(sorted(sample.params.items())))
                         values.setdefault(key, []).append(sample.value)
                         units[key] = sample.unit
-        for key, healthy in _densities(runs).items():
-            values[key], units[key] = healthy, "1"
+        whys: dict[_Key, str] = {}
+        for key, held in _densities(runs).items():
+            values[key], units[key] = [healthy for healthy, _ in held], "1"
+            whys[key] = min(held)[1]
         for merged in merge(runs):
             g = merged.group
             if g.channel is Channel.WALL:
                 key = (g.metric, g.build, g.target, g.params)
                 histograms.setdefault(key, []).extend(part.histogram for part in merged.parts)
                 units[key] = g.unit
-        return cls(values, {key: found for key, found in histograms.items() if len({h.step for h in found}) == 1}, units)
+        return cls(values, {key: found for key, found in histograms.items() if len({h.step for h in found}) == 1}, units, whys)
 
 
-def _densities(runs: Iterable[RunResult]) -> dict[_Key, list[float]]:
-    """How many VMs were well at the end of each density run, whatever ended it: one series a runner.
+def _densities(runs: Iterable[RunResult]) -> dict[_Key, list[tuple[float, str]]]:
+    """How many VMs were well at the end of each density run, and what ended it: one series a runner.
 
     A test that failed counts as one that passed does: leaving it out would leave out the machine that did not hold them. One that came to
     no end, since its machine died, has none that are well. Where the lab was at fault, or a measurement invalid, nothing is believed.
     """
-    found: dict[_Key, list[float]] = {}
+    found: dict[_Key, list[tuple[float, str]]] = {}
     for curve in curves(runs):
         if curve.outcome in (Outcome.PASS, Outcome.FAIL):
             params = tuple(sorted((*curve.params, *([("runner", curve.runner)] if curve.runner else []))))
-            found.setdefault((HEALTHY, curve.cell.build, curve.cell.target, params), []).append(float(curve.healthy or 0))
+            found.setdefault((HEALTHY, curve.cell.build, curve.cell.target, params), []).append((float(curve.healthy or 0), curve.ended))
     return found
 
 
@@ -188,7 +192,8 @@ def _observed(one: Promise, key: _Key, series: _Series) -> Judged:
         # The worst observation, unless the best is asked for.
         largest = one.statistic == "max" or (not one.statistic and one.upper)
         value = observed.at_rank(count if largest else 1)
-        return Judged(one, build, target, params, Verdict.KEPT if one.holds(value) else Verdict.BROKEN, "", value, count=count)
+        verdict = Verdict.KEPT if one.holds(value) else Verdict.BROKEN
+        return Judged(one, build, target, params, verdict, "" if one.holds(value) else series.whys.get(key, ""), value, count=count)
     error = RELATIVE_ERROR if parts else 0.0
     value = observed.quantile(part)
     lower, upper = quantile_ranks(count, part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime
 
 from labctl.model import Attempt, CellResult, Outcome, RunResult
 
@@ -85,6 +86,14 @@ def sentence(run: RunResult) -> str:
     elif not run.finished:
         told += " The run did not end: it was killed."
     return told
+
+
+def moment(at: float) -> str:
+    """Seconds since the Unix epoch, in UTC, to the minute."""
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError, OSError):
+        return "at an unknown time"
 
 
 def duration(seconds: float) -> str:

@@ -56,7 +56,7 @@ def _told(one: Judged) -> Told:
         one_line(one.promise.asked, 40),
         "" if one.value is None else said(one.value),
         f"{said(one.low)} – {said(one.high)}" if bounded else "",
-        "" if one.margin is None else f"{one.margin:+.0%}".replace("-", "−"),
+        "" if one.margin is None else f"{one.margin + 0.0:+.0%}".replace("-0%", "0%").replace("+0%", "0%").replace("-", "−"),
         _counted(one),
         one_line(one.reason, 120),
         one.promise.gate,

@@ -20,9 +20,11 @@ from labctl.parsers.crash import BEFORE_LINES
 from labctl.parsers.text import visible
 from labctl.report import machine
 from labctl.report.order import BAD, INTERRUPTED, RUNNING, failing_attempt, failures, sentence, unended
+from labctl.report.past import Past
 from labctl.report.printable import excerpt, one_line
 from labctl.report.promises_text import promises_json, promises_table
 from labctl.report.quantity import number
+from labctl.report.stories_text import stories_json, stories_table
 
 _LOOKS = {
     Outcome.PASS: ("✓", "green"),
@@ -82,6 +84,7 @@ def cells_table(run: RunResult) -> RenderableType:
     `show` prints it as it must be: a command that is cut at the terminal's edge can't be pasted.
     """
     worst_first = _told(run)
+    past = Past.of(run)
     shown = run.cells
     if len(run.cells) > MOST_CELLS:
         told = {result.cell for result in worst_first}
@@ -98,6 +101,7 @@ def cells_table(run: RunResult) -> RenderableType:
     if len(worst_first) > MOST_FAILURES:
         parts.append(Text(f"\n… and {len(worst_first) - MOST_FAILURES:,} failures more: see the report", style="dim"))
     parts += promises_table(judge([run]))
+    parts += stories_table(past.proofs, run.stories)
     parts += _machines(run)
     parts += [Text(""), Text.assemble(_verdict(run), f"  {sentence(run)}")]
     return Group(*parts)
@@ -215,6 +219,7 @@ def as_json(run: RunResult, report: Path | None) -> dict[str, Any]:
             for result in run.cells
         ],
         "promises": promises_json(judge([run])),
+        "stories": stories_json(Past.of(run).proofs, run.stories),
     }
 
 

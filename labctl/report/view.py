@@ -9,12 +9,12 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
+from labctl.judge.since import RedSince
 from labctl.judge.summary import (
     BootSummary,
     GroupSummary,
@@ -31,9 +31,11 @@ from labctl.judge.summary import (
 from labctl.model import Attempt, CellResult, Channel, Milestone, Outcome, Reused, RunResult, TestResult, format_size
 from labctl.report import machine
 from labctl.report.figures import POINTS, Chart, milestones_chart, samples_chart
-from labctl.report.order import BAD, counts, duration, failing_attempt, failures, open_cells, sentence, unended
+from labctl.report.order import BAD, counts, duration, failing_attempt, failures, moment, open_cells, sentence, unended
+from labctl.report.past import Past
 from labctl.report.printable import excerpt, one_line
 from labctl.report.quantity import natural, quantity
+from labctl.report.stories import told
 from labctl.report.suites import suites
 
 MOST_TOLD = 40
@@ -48,6 +50,8 @@ MOST_SERIES = 240
 MOST_PHASES = 6
 SLOWEST = 10
 EXCERPT_LINES = 60
+MOST_ALARMS = 6
+"""Cells that are named at the very top."""
 RAW = ("console.log", "events.jsonl")
 BESIDE = ("samples.csv", "histograms.csv", "junit.xml")
 
@@ -78,6 +82,7 @@ def page(run: RunResult, out: Path, raw_base: str) -> dict[str, Any]:
     anchors |= {id(result): f"flaky-{i}" for i, result in enumerate(flaky[:MOST_LISTED], 1)}
     series = list(_series(summary))
     links = _Links(run.folder, raw_base)
+    past = Past.of(run)
     return {
         "run": run,
         "sentence": sentence(run),
@@ -85,9 +90,11 @@ def page(run: RunResult, out: Path, raw_base: str) -> dict[str, Any]:
         "open_counts": {word: len(results) for word, results in open_cells(run).items()},
         "without": Some.of(((word, r) for word, results in open_cells(run).items() for r in results), MOST_LISTED),
         "need_a_look": len(bad),
-        "when": _when(run.started_at),
+        "when": f"{moment(run.started_at)} UTC",
         "took": duration(run.duration_s),
         "command": shlex.join(run.argv),
+        "alarms": Some.of((_alarm(result, anchors.get(id(result), ""), past, links) for result in bad), MOST_ALARMS),
+        "stories": told(past.proofs, run.stories, links.to_run),
         "failures": [_story(result, anchors[id(result)], links) for result in bad[:MOST_TOLD]],
         "further": Some.of(bad[MOST_TOLD:], MOST_LISTED),
         "flaky": [_story(result, anchors[id(result)], links) for result in flaky[:MOST_LISTED]],
@@ -141,6 +148,28 @@ def _story(result: CellResult, anchor: str, links: _Links) -> Shown:
     }  # fmt: skip
 
 
+def _alarm(result: CellResult, anchor: str, past: Past, links: _Links) -> Shown:
+    """What is red, why, and since when: what somebody who was woken by it asks first."""
+    attempt = failing_attempt(result)
+    since = past.red.get(result.cell.id)
+    return {
+        "cell": result.cell,
+        "outcome": result.outcome,
+        "anchor": anchor,
+        "cause": one_line(attempt.reason if attempt and attempt.reason else result.reason, 160) or "no reason given",
+        "since": _red(since) if since else "",
+        "passed": since.passed if since else "",
+        "href": links.to_run(since.passed) if since and since.passed else "",
+        "stories": sorted({story for test in result.tests if test.outcome in BAD for story in test.stories}, key=natural),
+    }
+
+
+def _red(since: RedSince) -> str:
+    if since.runs == 1:
+        return "new in this run" if since.passed else "not run before, as far as the results here go"
+    return f"in {since.runs:,} runs, since {moment(since.started_at)} UTC"
+
+
 def _last_milestone(attempt: Attempt | None) -> str:
     reached = [m for m in Milestone if attempt and m in attempt.milestones]
     return f"{reached[-1]} at {quantity(attempt.milestones[reached[-1]], 's')}" if attempt and reached else ""
@@ -164,14 +193,23 @@ class _Links:
 
     def of_reused(self, cell: str, reused: Reused) -> Shown:
         """The report of the run that a result is from, if it is still there."""
-        name = Path(reused.run).name
-        there = (self.folder.parent / name / "report.html").is_file()
-        href = self._href(Path("..", name, "report.html")) if there else ""
-        return {"cell": cell, "run": reused.run, "href": href, "tests": reused.tests, "took": duration(reused.duration_s)}
+        return {
+            "cell": cell,
+            "run": reused.run,
+            "href": self.to_run(reused.run),
+            "tests": reused.tests,
+            "took": duration(reused.duration_s),
+        }
 
     def of_run(self) -> list[tuple[str, str]]:
         names = ("samples.parquet", "histograms.parquet", "events.jsonl", "run.json", "end.json")
         return [(name, self._href(Path(name))) for name in names if (self.folder / name).is_file()]
+
+    def to_run(self, run: str) -> str:
+        """The report of another run of the same folder, if it is there."""
+        name = Path(run).name
+        there = name == run and name and (self.folder.parent / name / "report.html").is_file()
+        return self._href(Path("..", name, "report.html")) if there else ""
 
     def _href(self, place: Path) -> str:
         return f"{self.base.rstrip('/')}/{quote(place.as_posix(), errors='replace')}"
@@ -392,13 +430,6 @@ def _phases(phases: Iterable[KernelPhase]) -> Iterator[Shown]:
 
 
 # --- where it comes from ----------------------------------------------------------------------------------------------
-
-
-def _when(at: float) -> str:
-    try:
-        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    except (ValueError, OverflowError, OSError):
-        return "at an unknown time"
 
 
 def _host_value(key: str, value: str) -> str:

@@ -29,7 +29,7 @@ from labctl.model import (
     Sample,
     TestResult,
 )
-from labctl.store import layout, records
+from labctl.store import layout, records, stories
 from labctl.store.disk import MOST_DOCUMENT, claimed, lines, open_regular, storage_error
 from labctl.store.outcome import INTERRUPTED, RUNNING, WAITING, WORKER_DIED, cell_outcome
 
@@ -169,6 +169,7 @@ def end_record(run: RunResult) -> dict[str, Any]:
                 "duration_s": round(result.duration_s, 6),
                 "durations": [round(a.duration_s, 6) for a in result.attempts if _tells_duration(a)],
                 "tests": result.reused.tests if result.reused else len(result.tests),
+                **({"stories": told} if (told := stories.record(result.tests)) else {}),
                 **({"key": result.key} if result.key and not any(a.benchmark for a in result.attempts) else {}),
                 **({"reused": records.reused_record(result.reused)} if result.reused else {}),
             }

@@ -1,0 +1,106 @@
+"""The plan's stories × builds as they are told: the same words on the page and in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from labctl.judge.stories import Proof, Since, State
+from labctl.model import Outcome
+from labctl.report.order import moment
+from labctl.report.printable import one_line
+from labctl.report.quantity import natural
+
+MOST_STORIES = 200
+MOST_BUILDS = 12
+MOST_REASONS = 4
+"""Told in one cell."""
+ICONS = {State.PROVEN: "pass", State.FAILED: "fail", State.UNDECIDED: "error", State.SKIPPED: "skip", State.NOT_RUN: "skip"}
+"""Each state looks like an outcome that people know."""
+_TROUBLE = (State.FAILED, State.UNDECIDED)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A story on a build, in words."""
+
+    state: State
+    icon: str
+    since: str
+    """When the series began and how long it is; empty where there is none."""
+    run: str
+    """The run that it began with."""
+    href: str
+    """Where that run's report is, if it is there."""
+    parts: str
+    """``2 of 3 tests``, where not all passed."""
+    reasons: Sequence[str]
+    history: Sequence[State]
+
+
+@dataclass(frozen=True)
+class Row:
+    story: str
+    title: str
+    points: Sequence[Point]
+    """In the order of the builds."""
+
+
+@dataclass(frozen=True)
+class Stories:
+    builds: Sequence[str]
+    rows: Sequence[Row]
+    counts: Sequence[tuple[str, Mapping[State, int]]]
+    """Of each build, how many stories are what, the worst first."""
+    more: int
+    """Stories beyond those."""
+    builds_more: int
+
+
+def told(found: Iterable[Proof], titles: Mapping[str, str], link: Callable[[str], str] = lambda run: "") -> Stories | None:
+    """None where no test names a story. ``link``: where the report of a run is, by its id."""
+    table: dict[str, dict[str, Proof]] = {}
+    for proof in found:
+        table.setdefault(proof.story, {})[proof.build] = proof
+    if not table:
+        return None
+    names = sorted({build for of in table.values() for build in of}, key=natural)
+    trouble = {build: sum(of[build].state in _TROUBLE for of in table.values()) for build in names}
+    kept = sorted(sorted(names, key=lambda build: -trouble[build])[:MOST_BUILDS], key=natural)
+    rows = [
+        Row(story, one_line(titles.get(story, ""), 80), [_point(of[build], link) for build in kept])
+        for story, of in list(table.items())[:MOST_STORIES]
+    ]
+    counts = [(build, _counted([of[build].state for of in table.values()])) for build in kept]
+    return Stories(kept, rows, counts, max(0, len(table) - MOST_STORIES), len(names) - len(kept))
+
+
+def _counted(states: Sequence[State]) -> dict[State, int]:
+    return {state: states.count(state) for state in State if state in states}
+
+
+def _point(proof: Proof, link: Callable[[str], str]) -> Point:
+    count = sum(proof.tests.values())
+    good = proof.tests.get(Outcome.PASS, 0)
+    parts = f"{good} of {count} tests" if count > 1 and good < count and proof.state is not State.SKIPPED else ""
+    targets = {target for target, _ in proof.reasons}
+    words = [(f"{target}: " if len(targets) > 1 else "") + (reason or "no reason given") for target, reason in proof.reasons]
+    return Point(
+        proof.state,
+        ICONS[proof.state],
+        _series(proof.since, proof.proven, proof.state),
+        proof.since.run if proof.since else "",
+        link(proof.since.run) if proof.since else "",
+        parts,
+        [one_line(word, 160) for word in dict.fromkeys(words)][:MOST_REASONS],
+        proof.history,
+    )
+
+
+def _series(since: Since | None, proven: Since | None, state: State) -> str:
+    if since is None:
+        return ""
+    told = f"since {moment(since.started_at)}" + (f", {since.runs:,} runs" if since.runs > 1 else ", first run")
+    if state is State.FAILED:
+        told += f"; proven last {moment(proven.started_at)}" if proven else "; never proven before"
+    return told

@@ -1,0 +1,58 @@
+"""What the tests of a cell said of the plan's stories, counted: as end.json keeps it, so that a history need not open anything else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from labctl.model import Outcome, TestResult
+from labctl.store import records
+
+_GRAVEST_FIRST = (Outcome.FAIL, Outcome.ERROR, Outcome.INVALID, Outcome.SKIP)
+_MOST_REASON = 300
+"""Characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the tests of one cell said of one story."""
+
+    outcomes: Mapping[Outcome, int]
+    reason: str = ""
+    """Of the gravest test that did not pass."""
+
+
+def told_of(tests: Iterable[TestResult]) -> dict[str, Told]:
+    """By story."""
+    outcomes: dict[str, Counter[Outcome]] = {}
+    reasons: dict[str, dict[Outcome, str]] = {}
+    for test in tests:
+        for story in test.stories:
+            outcomes.setdefault(story, Counter())[test.outcome] += 1
+            reasons.setdefault(story, {}).setdefault(test.outcome, test.reason)
+    return {
+        story: Told(dict(found), next((reasons[story][o] for o in _GRAVEST_FIRST if o in reasons[story]), ""))
+        for story, found in outcomes.items()
+    }
+
+
+def record(tests: Iterable[TestResult]) -> dict[str, Any]:
+    """Story → how many tests ended how, and ``reason``."""
+    return {
+        story: {**{outcome.value: count for outcome, count in told.outcomes.items()}, "reason": told.reason[:_MOST_REASON]}
+        for story, told in told_of(tests).items()
+    }
+
+
+def read(value: object) -> dict[str, Told]:
+    """What `record` wrote; what is no story in it is left out."""
+    found: dict[str, Told] = {}
+    for story, about in records.mapping(value).items():
+        table = records.mapping(about)
+        counts = {outcome: records.integer(table.get(outcome.value), 0) for outcome in Outcome}
+        if records.is_story(story) and any(count > 0 for count in counts.values()):
+            told = {outcome: count for outcome, count in counts.items() if count > 0}
+            found[story] = Told(told, records.text(table.get("reason"), ""))
+    return found
