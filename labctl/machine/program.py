@@ -50,18 +50,20 @@ def run_program(
     ``take`` gets the report and the seconds that each result took, also before whatever ended the machine or the command is raised: then it
     is what came until then. KernelCrash, TargetHung, CommandFailed; the lab's own faults.
     """
-    session.booted()
+    session.ready()
     since, began_ns = session.transcript.size, time.monotonic_ns()
     try:
-        told = session.run(_echoed(command), deadline=deadline, check=False).output.encode()
+        ended = session.run(_echoed(command), deadline=deadline, check=False)
     except (TargetFailure, ConsoleLost):
         partial_report = language.parse(_KERNEL_MESSAGE.sub(b"", session.transcript.read(since)))
         if partial_report.results:
             take(partial_report, _times(session, since, began_ns, language, partial_report))
         raise
+    told = ended.output.encode()
     ending = _STATUS.search(told)
     report = language.parse(told[: ending.start() + 1] if ending else told)
-    if why := _odd_ending(int(ending[1]) if ending else None, report, language):
+    why = _odd_ending(int(ending[1]), report, language) if ending else _no_ending(ended.status)
+    if why:
         report = replace(report, problems=(*report.problems, why))
     take(report, _times(session, since, began_ns, language, report))
     return report
@@ -72,9 +74,13 @@ def _echoed(command: str) -> str:
     return f"{{ ({command}) 2>&1; printf '\\n# exit status %s\\n' $?; }} | tee /dev/console 2>/dev/null | head -c {MOST_OUTPUT}"
 
 
-def _odd_ending(status: int | None, report: Report, language: Language) -> str:
-    if status is None:
+def _no_ending(status: int) -> str:
+    if status == 0:  # `head` has read what it may, and closed
         return f"it says more than {MOST_OUTPUT >> 20} MiB: the rest is not read"
+    return f"the shell that ran the program ended with {status} before it: how the program ended is not known"
+
+
+def _odd_ending(status: int, report: Report, language: Language) -> str:
     outcomes = {result.outcome for result in report.results}
     if status == 0 or Outcome.FAIL in outcomes or (status == language.skipped and Outcome.SKIP in outcomes):
         return ""

@@ -113,7 +113,12 @@ def test_in_a_run(lab: TemporaryLab) -> None:
     """Cells start as copies; what fails only there is told apart; --cold boots; what needs a boot is refused before any power."""
     lab.write(f"targets/{lab.target}.toml", TARGET.replace("[drivers.console_shell]", '[drivers.agent]\nchannel = "serial"'))
     for name, code in {
-        "well": "def test_well(shell, target):\n    assert shell('echo hi') == 'hi'\n    assert target.copied\n",
+        "well": """def test_well(shell, target, ktap):
+    assert shell('echo hi') == 'hi'
+    assert not ktap("printf 'TAP version 13\\\\n1..1\\\\nok 1 alive\\\\n'").wrong
+    assert "the shell that ran the program ended with 137" in ktap("kill -9 $$").wrong
+    assert target.copied
+""",
         "only": "def test_only(shell, target):\n    assert not target.copied, 'a copy'\n",
     }.items():
         lab.suite(name, code)
