@@ -18,6 +18,7 @@
     │   ├── BootFailed         the machine did not get to ``ready``; says the last milestone
     │   ├── KernelCrash        panic, oops, BUG ...; title and excerpt
     │   ├── TargetHung         silence, or a reset loop
+    │   ├── DisplayFailed      a VM's display is not there, or speaks no VNC
     │   └── CommandFailed      a command inside the machine failed where success was asked
     └── MeasurementInvalid   a figure that must not be trusted
 
@@ -162,6 +163,10 @@ class TargetHung(TargetFailure):
     def __init__(self, message: str, *, last_milestone: str = "", **more: str) -> None:
         super().__init__(message, **more)
         self.last_milestone = last_milestone
+
+
+class DisplayFailed(TargetFailure):
+    """The display of a VM cannot be reached, or what it says is not what a VNC server says."""
 
 
 class CommandFailed(TargetFailure):

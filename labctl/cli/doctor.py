@@ -34,6 +34,7 @@ OPTIONAL = {
     "git": "names the commit of a source tree",
     "ipmi_sim": "is the BMC of a virtual server",
     "ipmitool": "carries a real server's console over its BMC",
+    "chromium": "opens the desktop of a virtual machine, as its user would",
     "ld.lld": "links it",
     "qemu-system-aarch64": "is the machine of targets for Arm",
     "qemu-system-riscv64": "is the machine of targets for RISC-V",
