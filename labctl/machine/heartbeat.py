@@ -4,62 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from labctl.deadline import Deadline
-from labctl.errors import CommandFailed, ConsoleLost, KernelCrash, LabctlError, TargetHung
-from labctl.machine.boot import explain
-from labctl.machine.selftest import banners
-from labctl.machine.session import POWER_DEADLINE, Session
-from labctl.machine.transcript import ConsoleEnded
-from labctl.model import PowerState
-from labctl.parsers.crash import PATTERNS
+from labctl.machine.session import Session
+from labctl.machine.telling import told
 from labctl.parsers.heartbeat import Beat, beats
-
-_LOOK = 1.0
-"""Seconds of silence after which it is asked whether the machine is on: a console may outlive its machine."""
-_LINE = 1 << 10
-"""Bytes that are looked at again, for a line may come in parts."""
 
 
 def watch(session: Session, since: int, patience: float) -> Iterator[Beat]:
     """Each beat that is said from offset ``since`` of the transcript on, as it comes; the last one tells of the whole (`Beat.beats`).
 
-    Raises what ended it, with the uptime reached: KernelCrash, CommandFailed where the machine went off or was reset, TargetHung where no
-    beat came for ``patience`` seconds; the lab's own faults as they are.
+    Raises what ended it, as `labctl.machine.telling.told`, with the uptime reached.
     """
-    transcript, power = session.transcript, session.machine.power
-    anew = banners(session, session.boots[-1])
-    start = heard = since
-    up, limit = 0.0, Deadline.after(patience)
-
-    def ended(why: LabctlError) -> LabctlError:
-        error = explain(transcript, since, why)
-        reached = f", after {up:.1f} s of its heartbeat"
-        error.message, error.title = error.message + reached, error.title + reached
-        return error
-
-    while True:
-        try:
-            there = transcript.wait_beyond(heard, limit.sooner(_LOOK))
-        except ConsoleEnded as over:
-            if power.state(Deadline.after(POWER_DEADLINE)) is PowerState.ON:
-                raise ended(ConsoleLost(f"the console ended: {over.reason}", target=session.name)) from None
-            raise ended(CommandFailed(f"the machine went off: {over.reason}", target=session.name)) from None
-        heard = transcript.size
-        data = transcript.read(start, heard)
-        taken = 0
-        for beat in beats(data):
-            up, taken, limit = beat.up, beat.end, Deadline.after(patience)
-            yield beat
-            if beat.beats is not None:
-                return
-        if any(literal in data and regex.search(data) for regex, literal in PATTERNS):
-            error = ended(TargetHung("it crashed", target=session.name))
-            if isinstance(error, KernelCrash):
-                raise error
-        if any(banner in data for banner in anew):
-            raise ended(CommandFailed("the machine was reset: it says its banner again", target=session.name))
-        if limit.expired or (not there and power.state(Deadline.after(POWER_DEADLINE)) is PowerState.OFF):
-            why = f"no heartbeat for {patience:g} s" if limit.expired else "the machine went off"
-            kind = TargetHung if limit.expired else CommandFailed
-            raise ended(kind(why, target=session.name, tail=transcript.tail(10, since)))
-        start = max(start + taken, heard - _LINE)
+    return told(session, since, patience, beats, "heartbeat", lambda beat: f", after {beat.up if beat else 0:.1f} s of its heartbeat")

@@ -26,6 +26,11 @@ class Beat:
     end: int = 0
     """Offset behind the line."""
 
+    @property
+    def last(self) -> bool:
+        """Whether it is of the end."""
+        return self.beats is not None
+
 
 def beats(data: bytes) -> list[Beat]:
     """Those in what a console said, in their order; an unfinished line is none yet."""

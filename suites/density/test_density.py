@@ -1,0 +1,18 @@
+"""How many VMs does the machine carry? One after another is started, all must go on beating by timers of their own."""
+
+import pytest
+from density_runner import carry
+
+AIM = 200
+"""VMs; on a machine with 8 GiB of memory or more `AIM_LARGE`."""
+AIM_LARGE = 1000
+
+
+@pytest.mark.benchmark
+@pytest.mark.requires(channel="wall", build="*-kvm")
+def test_tiny_guests_under_kvm(target, shell, record):
+    """VMs of 4 MiB, each a process with a small monitor of its own: what KVM itself carries."""
+    large = target.config.memory >= 8 << 30
+    end = carry(target, shell, record, "kvm", vms=AIM_LARGE if large else AIM, beat=5 if large else 1)
+    assert end.limit in ("target", "memory-reserve"), f"{end.limit}: {end.why} ({end.healthy} of {end.started} were healthy)"
+    assert end.healthy == end.started
