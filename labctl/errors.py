@@ -19,7 +19,8 @@
     │   ├── KernelCrash        panic, oops, BUG ...; title and excerpt
     │   ├── TargetHung         silence, or a reset loop
     │   ├── DisplayFailed      a VM's display is not there, or speaks no VNC
-    │   └── CommandFailed      a command inside the machine failed where success was asked
+    │   ├── CommandFailed      a command inside the machine failed where success was asked
+    │   └── VmFailed           a VM on the machine, or its toolstack, did not do what was asked; the machine is well
     └── MeasurementInvalid   a figure that must not be trusted
 
 The most specific cause wins: before a timeout or a lost console is raised, the transcript is drained and searched for a crash.
@@ -176,6 +177,10 @@ class CommandFailed(TargetFailure):
         super().__init__(message, **more)
         self.status = status
         self.output = output
+
+
+class VmFailed(TargetFailure):
+    """A VM on the machine under test, or the toolstack that makes it, did not do what was asked; the machine itself is well."""
 
 
 class MeasurementInvalid(LabctlError):

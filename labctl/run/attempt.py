@@ -19,6 +19,7 @@ from labctl.machine.session import Session, Watcher
 from labctl.machine.warm import WarmStart
 from labctl.model import Build, Cell, MachineEvent, Outcome, Target, TestResult
 from labctl.run.equip import equipped
+from labctl.run.vms import Vms
 from labctl.run.work import Work, suited_key
 from labctl.store.outcome import ON_A_COPY, attempt_outcome
 from labctl.store.writer import AttemptWriter, RunWriter
@@ -74,6 +75,8 @@ class CellAttempt:
     held: bool = field(default=False, init=False)
     waited: float = field(default=0.0, init=False)
     """Seconds spent waiting for the target and for room on the host."""
+    vms: dict[str, Vms] = field(default_factory=dict, init=False)
+    """Of hypervisors under test, by the name of their machine."""
 
     _sessions: Mapping[str, Session] = field(default_factory=dict, init=False)
     """Those that are held, by machine; one that is alone has no name."""

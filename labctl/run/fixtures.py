@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from labctl.deadline import Deadline
+from labctl.hypervisor.protocols import Hypervisor
+from labctl.hypervisor.registry import driver as hypervisor_driver
 from labctl.machine.boot import Boot
 from labctl.machine.expect import ConsoleExpect
 from labctl.machine.group import Machines
@@ -21,12 +24,14 @@ from labctl.run import soaking
 from labctl.run.boot_figures import record_figures
 from labctl.run.cells import CELLS, name_of
 from labctl.run.recording import Recorder
+from labctl.run.vms import Vms, why_no_hypervisor
 
 if TYPE_CHECKING:
     from labctl.parsers.ktap import Report
 
 FIXTURES = (
     *("cell", "build", "target", "booted", "shell", "machines", "shells", "console"),
+    *("hypervisor", "hypervisors", "keep_vm"),
     *("record", "record_boot", "record_histogram", "selftests", "ktap", "ltp", "soak"),
 )
 
@@ -116,6 +121,43 @@ def shell(target: Session) -> Commands:
         pytest.skip("needs a shell: no driver of the target gives one")
     target.ready()
     return Commands(target)
+
+
+@pytest.fixture
+def hypervisor(request: pytest.FixtureRequest, cell: Cell) -> Generator[Hypervisor, None, None]:
+    """VMs on the booted machine (`labctl.hypervisor.protocols`). Those that the test has made are gone at its end."""
+    session = _with_vms(request, cell, "target")
+    session.ready()
+    vms = _vms(request, session)
+    with vms.tidied(hypervisor_driver(session.build.hypervisor, session)) as found:
+        yield found
+
+
+@pytest.fixture
+def hypervisors(request: pytest.FixtureRequest, cell: Cell) -> Generator[dict[str, Hypervisor], None, None]:
+    """The same for each of several machines, all booted: ``hypervisors["a"]``."""
+    machines = _with_vms(request, cell, "machines")
+    machines.booted()
+    with ExitStack() as stack:
+        drivers = {name: hypervisor_driver(session.build.hypervisor, session) for name, session in machines.items()}
+        yield {name: stack.enter_context(_vms(request, machines[name]).tidied(found)) for name, found in drivers.items()}
+
+
+def _with_vms(request: pytest.FixtureRequest, cell: Cell, fixture: str) -> Any:
+    if why := why_no_hypervisor(request.config.stash[CELLS].work.builds[cell.build]):
+        pytest.skip(why)
+    return request.getfixturevalue(fixture)
+
+
+def _vms(request: pytest.FixtureRequest, session: Session) -> Vms:
+    vms: dict[str, Vms] = request.config.stash[CELLS].attempt.vms
+    return vms.setdefault(session.name, Vms(session))
+
+
+@pytest.fixture
+def keep_vm(request: pytest.FixtureRequest, target: Session) -> Callable[[str], None]:
+    """``keep_vm("linux")``: a VM that is dear to start is there for the cell's next tests too, as long as the machine is up."""
+    return _vms(request, target).keep
 
 
 @pytest.fixture

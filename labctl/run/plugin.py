@@ -25,6 +25,7 @@ from labctl.run import fixtures, soaking
 from labctl.run.cells import CELLS, ERROR, UNSTORED, CellRunner, cell_of, stories_of
 from labctl.run.scheduler import IDLE, CellScheduling
 from labctl.run.stories import MARKER, why_no_story
+from labctl.run.vms import why_not_able
 from labctl.run.warmth import asks_too_much
 from labctl.run.work import Work
 from labctl.store.outcome import run_outcome
@@ -65,7 +66,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     for line in (
-        "requires(cpus=N, memory='1G', arch=..., tags=[...], build='glob', channel='wall'): skip where the cell is not like that",
+        "requires(cpus=N, memory='1G', arch=..., tags=[...], build='glob', channel='wall', hypervisor=[...]): else it is skipped",
         "benchmark: measures wall time; the cell gets the whole host and is pinned",
         f"{MARKER}('US-14', ...): the stories of the plan that the test proves",
     ):
@@ -402,8 +403,11 @@ def unmet(wanted: Mapping[str, Any], config: Any, build: Build) -> str:
                 return f"needs the channel {value}"
             case "build" if not fnmatchcase(build.name, value):
                 return f"needs a build like {value!r}"
-            case "cpus" | "memory" | "disk" | "arch" | "tags" | "build" | "channel":
+            case "hypervisor" if why := why_not_able(build, value):
+                return why
+            case "cpus" | "memory" | "disk" | "arch" | "tags" | "build" | "channel" | "hypervisor":
                 pass
             case _:
-                raise ConfigError(f"@pytest.mark.requires({key}=…): unknown; known: cpus, memory, disk, arch, tags, build, channel")
+                known = "cpus, memory, disk, arch, tags, build, channel, hypervisor"
+                raise ConfigError(f"@pytest.mark.requires({key}=…): unknown; known: {known}")
     return ""

@@ -1,0 +1,1 @@
+"""VMs of a machine under test: the role Hypervisor, one hypervisor a file."""

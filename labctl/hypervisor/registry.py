@@ -1,0 +1,54 @@
+"""Hypervisor by name → the driver for it, over a session with the machine that runs it.
+
+A driver is one file: ``labctl/hypervisor/drivers/NAME.py``, or any module named by the entry-point group ``labctl.hypervisors``, that says
+``DRIVER = TheClass``: a dataclass over a `Session` that has the verbs of the role `Hypervisor` and of what it declares besides.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from importlib.metadata import entry_points
+from typing import Any, cast
+
+from labctl.config import nearest
+from labctl.errors import ConfigError, Problem
+from labctl.hypervisor import drivers
+from labctl.hypervisor.protocols import CAPABILITIES, Hypervisor
+from labctl.machine.session import Session
+
+
+def names() -> tuple[str, ...]:
+    """Every hypervisor that can be named: ours and those of installed packages."""
+    ours = {module.name for module in pkgutil.iter_modules(drivers.__path__) if not module.name.startswith("_")}
+    return tuple(sorted(ours | {entry.name for entry in entry_points(group="labctl.hypervisors")}))
+
+
+def load(name: str) -> type[Any]:
+    """The class of a driver, imported now. ConfigError with the nearest name if there is none, or if it lacks a verb of the role."""
+    if name.isidentifier() and importlib.util.find_spec(f"{drivers.__name__}.{name}"):
+        found = importlib.import_module(f"{drivers.__name__}.{name}").DRIVER
+    else:
+        entry = next((entry for entry in entry_points(group="labctl.hypervisors") if entry.name == name), None)
+        if entry is None:
+            raise ConfigError([Problem("build", "hypervisor", f"unknown hypervisor {name!r}", nearest(name, names()))])
+        loaded = entry.load()
+        found = getattr(loaded, "DRIVER", None) or loaded
+    if missing := sorted(verb for verb in _verbs(Hypervisor) if not callable(getattr(found, verb, None))):
+        raise ConfigError([Problem(f"hypervisor {name}", "", f"its driver has no {', '.join(missing)}", "every verb of the role")])
+    return cast(type[Any], found)
+
+
+def driver(name: str, session: Session) -> Hypervisor:
+    """The hypervisor of that name on the machine that a session holds. ConfigError."""
+    return cast(Hypervisor, load(name)(session))
+
+
+def declared(driver_class: type[Any]) -> tuple[str, ...]:
+    """Names of what a driver can do beyond the role, as its methods tell."""
+    return tuple(name for name, kind in CAPABILITIES.items() if all(callable(getattr(driver_class, verb, None)) for verb in _verbs(kind)))
+
+
+def _verbs(kind: type) -> list[str]:
+    return [name for name in vars(kind) if not name.startswith("_")]
