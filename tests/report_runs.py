@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from labctl.histogram import Histogram
+from labctl.judge.density import HEALTHY, OF_VMS
+from labctl.judge.vms import ISOLATION
 from labctl.model import (
     Attempt,
     Cell,
@@ -362,6 +364,11 @@ def hostile_run(folder: Path) -> RunResult:
             Sample(text, value, text, Direction.LOWER, Channel.WALL, text, {text: text}, at=START, conditions={text: 1.0, "load1": value})
             for value in (1.0, 1.7e308, -1.7e308, 5e-324, float("nan"), float("inf"))
         )
+        samples += tuple(
+            Sample(metric, value, text if metric == "vm.start" else "s", Direction.LOWER, Channel.WALL, text, {"vms": vms, "runner": text, "limit": text, "neighbour": text, text: text}, at=START)
+            for metric in (*OF_VMS, HEALTHY, ISOLATION, "vm.start", "desktop.fps")
+            for value, vms in ((1.0, "1"), (0.0, "2"), (1.7e308, "3"), (5e-324, "4"), (float("nan"), "5"), (float("inf"), text))
+        )  # fmt: skip
         attempt = Attempt(1, text, Outcome.FAIL, START, 1.0, text, text, (TestResult(text, Outcome.FAIL, 1.0, text, text), TestResult("ok " + text, Outcome.PASS, 1.0)),
                           tuple(Sample(s.metric, s.value, s.unit, s.direction, s.channel, "ok " + text, s.params, 0, s.at, s.conditions) for s in samples),
                           {"firmware": 0.1, "ready": 2.0, text: 1.0}, ((0.5, text),), text + "\n" + "B" * 10_000 + "\n" + text, text, folder / "cells" / f"hostile {i}", False, 0.0, _hostile_figures(text))  # fmt: skip

@@ -19,8 +19,9 @@ PSS = "density.pss"
 AVAILABLE = "density.available"
 CPU = "density.cpu"
 HEALTHY = "density.healthy"
+OF_VMS = (START, GAP, PSS, AVAILABLE, CPU)
 VMS = "vms"
-"""Parameter of all but the last: how many VMs there were then, or which VM in its turn it was."""
+"""Parameter of those: how many VMs there were then, or which VM in its turn it was."""
 LIMIT = "limit"
 """Parameter of `HEALTHY`: what ended it."""
 TARGET_REACHED = "target"
@@ -121,6 +122,26 @@ class Curve:
     @property
     def windows(self) -> tuple[Window, ...]:
         return windows(self.starts)
+
+    @property
+    def start(self) -> Window | None:
+        """Of all starts together."""
+        return _window(self.starts) if self.starts else None
+
+    @property
+    def steps(self) -> tuple[tuple[Check, Window | None], ...]:
+        """Each check with the starts since the one before; what came after the last one has a check in which nothing was seen."""
+        checks = list(self.checks)
+        if self.starts and (not checks or checks[-1].vms < self.starts[-1][0]):
+            checks.append(Check(self.starts[-1][0]))
+        found: list[tuple[Check, Window | None]] = []
+        place = 0
+        for check in checks:
+            first = place
+            while place < len(self.starts) and self.starts[place][0] <= check.vms:
+                place += 1
+            found.append((check, _window(self.starts[first:place]) if place > first else None))
+        return tuple(found)
 
     @property
     def knee(self) -> Knee | None:
@@ -227,7 +248,7 @@ def _window(starts: Sequence[tuple[int, float]]) -> Window:
 def _of_attempt(cell: Cell, attempt: Attempt) -> dict[tuple[object, ...], Curve]:
     parts: dict[tuple[str, tuple[tuple[str, str], ...]], list[Sample]] = {}
     for sample in attempt.samples:
-        known = sample.metric in (START, GAP, PSS, AVAILABLE, CPU, HEALTHY) and sample.channel is Channel.WALL
+        known = sample.metric in (*OF_VMS, HEALTHY) and sample.channel is Channel.WALL
         if known and 0 <= sample.value < math.inf:
             same = tuple(sorted((name, value) for name, value in sample.params.items() if name not in (VMS, LIMIT)))
             parts.setdefault((sample.test, same), []).append(sample)

@@ -14,10 +14,10 @@ from enum import StrEnum
 from labctl.histogram import RELATIVE_ERROR, Histogram
 from labctl.judge.availability import Uptime, availability, uptimes
 from labctl.judge.bounds import quantile_ranks
-from labctl.judge.density import HEALTHY, curves
+from labctl.judge.density import HEALTHY, OF_VMS, VMS, curves
 from labctl.judge.distribution import merge
 from labctl.judge.summary import percentile
-from labctl.model import Channel, Outcome, RunResult
+from labctl.model import Channel, Outcome, RunResult, Sample
 from labctl.promise import AVAILABILITY, Promise, promise
 
 
@@ -131,7 +131,7 @@ class _Series:
             for result in run.cells:
                 for sample in result.samples:
                     if sample.channel is Channel.WALL and math.isfinite(sample.value) and sample.metric != HEALTHY:
-                        key = (sample.metric, result.cell.build, result.cell.target, tuple(sorted(sample.params.items())))
+                        key = (sample.metric, result.cell.build, result.cell.target, _params(sample))
                         values.setdefault(key, []).append(sample.value)
                         units[key] = sample.unit
         whys: dict[_Key, str] = {}
@@ -145,6 +145,11 @@ class _Series:
                 histograms.setdefault(key, []).extend(part.histogram for part in merged.parts)
                 units[key] = g.unit
         return cls(values, {key: found for key, found in histograms.items() if len({h.step for h in found}) == 1}, units, whys)
+
+
+def _params(sample: Sample) -> tuple[tuple[str, str], ...]:
+    """Those that tell series apart. How many VMs there were does not: all starts of a density run are held to the promise together."""
+    return tuple(sorted((name, value) for name, value in sample.params.items() if name != VMS or sample.metric not in OF_VMS))
 
 
 def _densities(runs: Iterable[RunResult]) -> dict[_Key, list[tuple[float, str]]]:

@@ -84,7 +84,7 @@ def curve_chart(label: str, series: Sequence[Merged], promises: Sequence[Promise
             "fixedrange": True,
             "automargin": True,
             "tickmode": "array",
-            **_ticks(data),
+            **ticks(data),
         },
     }
     return Chart(label, {"data": data, "layout": layout}, _HEIGHT, tuple(notes))
@@ -125,7 +125,7 @@ def _limit(promise: Promise, by: float, unit: str) -> dict[str, Any]:
     }
 
 
-def _ticks(data: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def ticks(data: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """1, 2, 5, 10, 20 ... over what is drawn; of many decades only their beginnings, and of very many some of those."""
     drawn = [y for trace in data for y in trace["y"]] or [1.0]
     first, last = math.floor(math.log10(min(drawn))), math.ceil(math.log10(max(drawn)))

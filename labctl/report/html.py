@@ -31,6 +31,7 @@ def write_html(run: RunResult, out: Path, *, raw_base: str = ".") -> Path:
     figures = {
         "samples": [chart.figure for chart in content["charts"].items],
         "milestones": [boots["chart"].figure for boots in content["boots"]],
+        "density": [curve["chart"].figure for curve in content["suites"]["density"] if curve["chart"].figure],
         "curves": [curve["chart"].figure for curve in content["suites"]["curves"]],
     }
     scripts = [asset("plotly-basic.min.js"), asset("report.js")]

@@ -1,4 +1,4 @@
-"""What the suites for storage, network and endurance measured, arranged for the page under the names of docs/suites.md.
+"""What the suites for storage, network, endurance and hypervisors measured, arranged for the page under the names of docs/suites.md.
 
 Reads, never computes: figures come from `labctl.judge`.
 """
@@ -9,11 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from labctl.judge.availability import availability, uptimes
+from labctl.judge.density import curves as density_curves
 from labctl.judge.distribution import Merged, merge
 from labctl.judge.promise import Judged, judge
 from labctl.judge.summary import GroupSummary, Summary
+from labctl.judge.vms import observed
 from labctl.model import Channel, RunResult
 from labctl.promise import AVAILABILITY, Promise
+from labctl.report import density, vms
 from labctl.report.curves import NINES, curve_chart
 from labctl.report.figures import Chart
 from labctl.report.order import duration
@@ -32,6 +35,8 @@ MOST_CURVE_ROWS = 60
 MOST_SAMPLES = 8
 """Samples that are told in a cell of a table."""
 MOST_UPTIMES = 100
+MOST_DENSITIES = 100
+MOST_NEIGHBOURS = 20
 _NO_DECIMALS = 1000
 
 Shown = Mapping[str, Any]
@@ -46,9 +51,18 @@ def suites(run: RunResult, summary: Summary) -> dict[str, Any]:
     storage = _storage(summary, merged)
     curves = _curves(merged, judged)
     ups = _uptimes(run, judged)
+    densities = density.told(run, density_curves([run]))
+    seen = observed(summary.groups, merged)
+    machines, beside = vms.table(seen), vms.neighbours(seen)
     return {
         "promises": promises[:MOST_PROMISES],
         "promises_more": max(0, len(promises) - MOST_PROMISES),
+        "density": densities[:MOST_DENSITIES],
+        "density_more": max(0, len(densities) - MOST_DENSITIES),
+        "vms": machines[: vms.MOST_ROWS],
+        "vms_more": max(0, len(machines) - vms.MOST_ROWS),
+        "neighbours": beside[:MOST_NEIGHBOURS],
+        "neighbours_more": max(0, len(beside) - MOST_NEIGHBOURS),
         "storage": storage[:MOST_STORAGE],
         "storage_more": max(0, len(storage) - MOST_STORAGE),
         "curves": curves[:MOST_CURVES],

@@ -13,12 +13,14 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from labctl.errors import KernelCrash
+from labctl.judge.density import curves
 from labctl.judge.exact import Agreement, Reading, readings, to_ready
 from labctl.judge.promise import judge
 from labctl.model import SCHEMA, Attempt, CellResult, Milestone, Outcome, RunResult
 from labctl.parsers.crash import BEFORE_LINES
 from labctl.parsers.text import visible
 from labctl.report import machine
+from labctl.report.density_text import density_json, density_table
 from labctl.report.order import BAD, INTERRUPTED, RUNNING, failing_attempt, failures, sentence, unended
 from labctl.report.past import Past
 from labctl.report.printable import excerpt, one_line
@@ -102,6 +104,7 @@ def cells_table(run: RunResult) -> RenderableType:
         parts.append(Text(f"\n… and {len(worst_first) - MOST_FAILURES:,} failures more: see the report", style="dim"))
     parts += promises_table(judge([run]))
     parts += stories_table(past.proofs, run.stories)
+    parts += density_table(run, curves([run]))
     parts += _machines(run)
     parts += [Text(""), Text.assemble(_verdict(run), f"  {sentence(run)}")]
     return Group(*parts)
@@ -219,6 +222,7 @@ def as_json(run: RunResult, report: Path | None) -> dict[str, Any]:
             for result in run.cells
         ],
         "promises": promises_json(judge([run])),
+        "density": density_json(curves([run])),
         "stories": stories_json(Past.of(run).proofs, run.stories),
     }
 

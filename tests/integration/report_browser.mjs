@@ -45,6 +45,7 @@ async function visit(file, colorScheme, width) {
 
   seen.chosen = await choose("#which", "#chart-samples .xtitle");
   seen.curves = await choose("#which-curve", "#chart-curves .ytitle");
+  seen.density = await choose("#which-density", "#chart-density .legend");
   // The colour of the charts' text follows the scheme, also when it changes while the page is open.
   const color = () => page.evaluate(() => getComputedStyle(document.querySelector(".chart .ytick text")).fill);
   if (seen.charts) {

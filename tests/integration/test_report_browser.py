@@ -15,11 +15,18 @@ from typing import Any
 import pytest
 
 from labctl.report.write import write_reports
-from tests.report_runs import failing_run, hostile_run, large_run, ordinary_run, suites_run
+from tests.report_runs import failing_run, hostile_run, hypervisor_history, hypervisor_run, large_run, ordinary_run, suites_run
 
 HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-KINDS = {"ordinary": ordinary_run, "failing": failing_run, "suites": suites_run, "hostile": hostile_run, "large": large_run}
+KINDS = {
+    "ordinary": ordinary_run,
+    "failing": failing_run,
+    "suites": suites_run,
+    "hypervisor": hypervisor_run,
+    "hostile": hostile_run,
+    "large": large_run,
+}
 OPENS_S = 1.0
 
 pytestmark = pytest.mark.slow
@@ -34,6 +41,7 @@ def visits(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     if not (HERE / "node_modules" / "axe-core").is_dir():
         pytest.skip(f"axe-core is not installed: npm ci --ignore-scripts --prefix {HERE}")
     folder = tmp_path_factory.mktemp("reports")
+    hypervisor_history(folder / "hypervisor")
     pages = [str(write_reports(kind(folder / name))) for name, kind in KINDS.items()]
     done = subprocess.run(
         ["node", "report_browser.mjs", *pages],
@@ -80,6 +88,14 @@ def test_another_percentile_curve_can_be_chosen(visits: list[dict[str, Any]]) ->
         before, after = visit["curves"]
         assert "network.rtt" in before
         assert "storage.latency" in after
+
+
+def test_the_curve_of_another_density_run_can_be_chosen(visits: list[dict[str, Any]]) -> None:
+    for visit in of(visits, "hypervisor"):
+        before, after = visit["density"]
+        assert "died with 57" in before, "the one that failed comes first"
+        assert "200 healthy, ended by target" in after
+        assert "knee at 1" in after
 
 
 def test_another_metric_can_be_chosen(visits: list[dict[str, Any]]) -> None:

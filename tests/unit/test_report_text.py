@@ -142,7 +142,7 @@ def test_of_a_large_run_failures_and_a_count() -> None:
 def test_json_is_what_was_promised() -> None:
     run = failing_run(FOLDER)
     found = json.loads(json.dumps(as_json(run, Path("/r/report.html")), allow_nan=False))
-    assert list(found) == ["schema", "run", "outcome", "results", "report", "cells", "promises", "stories"]
+    assert list(found) == ["schema", "run", "outcome", "results", "report", "cells", "promises", "density", "stories"]
     assert (found["schema"], found["run"], found["outcome"], found["results"], found["report"]) == (
         1,
         run.id,

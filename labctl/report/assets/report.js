@@ -18,9 +18,10 @@
     const axis = { gridcolor: of("line"), linecolor: of("line"), tickfont: { color: of("muted") } };
     const hoverlabel = { bgcolor: of("surface"), bordercolor: of("edge"), font };
     const layout = { ...figure.layout, font, hoverlabel, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" };
-    layout.xaxis = { ...layout.xaxis, ...axis, title: { ...layout.xaxis.title, font: { size: 13, color: of("muted") } } };
-    const title = layout.yaxis.title && { ...layout.yaxis.title, font: { size: 13, color: of("muted") } };
-    layout.yaxis = { ...layout.yaxis, ...axis, tickfont: { color: of("ink") }, ...(title && { title }) };
+    for (const name of Object.keys(layout).filter((key) => /^[xy]axis[0-9]*$/.test(key))) {
+      const title = layout[name].title && { ...layout[name].title, font: { size: 13, color: of("muted") } };
+      layout[name] = { ...layout[name], ...axis, tickfont: { color: of(name[0] === "x" ? "muted" : "ink") }, ...(title && { title }) };
+    }
     return [data, layout, { displayModeBar: false, responsive: true }];
   }
 
