@@ -20,22 +20,22 @@ from labctl.model import Provenance
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "riscv64": "riscv64"}
 
 
-def _package(value: str) -> str:
+def package_pattern(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9*?][a-z0-9+.*?\[\]-]+", value):
         raise ValueError("the name of a package: a-z, 0-9, + . and -, with * ? and [ ] as wildcards")
     return value
 
 
-def _position(value: str) -> str:
+def position(value: str) -> str:
     if not re.fullmatch(r"newest(-[0-9]{1,3})?", value):
         raise ValueError("newest, or how many before it: newest-1, newest-2, …")
     return value
 
 
 class DebOptions(Options):
-    package: Annotated[str, AfterValidator(_package)]
+    package: Annotated[str, AfterValidator(package_pattern)]
     """Name of the package, with ``*`` and ``?``: ``linux-image-6.1.*-cloud-amd64``."""
-    position: Annotated[str, AfterValidator(_position)] = "newest"
+    position: Annotated[str, AfterValidator(position)] = "newest"
     """``newest``, or how many before it: ``newest-1``."""
     modules: tuple[Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")], ...] = ()
     """Kernel modules that the initramfs loads at boot (with those that they need), so that it has a network and a disk."""

@@ -48,7 +48,7 @@ def test_the_recipes_of_the_repository_are_right() -> None:
 
 
 def test_the_builders_are_found_by_name() -> None:
-    assert set(builders()) == {"deb", "make", "path", "rust"}
+    assert set(builders()) == {"deb", "make", "path", "rust", "xen"}
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ class Qemu:
     def put(self, build: Build, append: str, deadline: Deadline) -> str:
         if self._process is not None and self._process.child.status is None:
             raise DeployError("the machine is on; a build is put on it when it is off", target=self.context.target.name)
-        for file in filter(None, (build.kernel, build.initrd, build.image)):
+        for file in filter(None, (build.kernel, build.dom0, build.initrd, build.image)):
             if not file.is_file():
                 raise DeployError(f"{file} is gone from the cache", target=self.context.target.name, remedy=f"labctl build {build.name}")
         self._build, self._append = build, append
@@ -427,7 +427,7 @@ class Qemu:
             ),
             *("-cpu", self.cpu or ("host" if accelerator == "kvm" else "max")),
             *("-smp", str(config.cpus), "-m", f"{config.memory // 1024}K"),
-            *("-kernel", str(build.kernel), "-append", append + words),
+            *_kernel(build, append + words),
         ]
         if self.bios:
             arguments += ["-bios", self.bios]
@@ -435,8 +435,6 @@ class Qemu:
             arguments += ["-device", f"isa-debug-exit,iobase={DEBUG_EXIT:#x},iosize=4"]
         if self._counts:
             arguments += ["-icount", f"shift={self.icount_shift},sleep=off", "-rtc", "base=2020-01-01,clock=vm", "-seed", "1"]
-        if build.initrd is not None:
-            arguments += ["-initrd", str(build.initrd)]
         if build.image is not None:
             arguments += qemuimage.arguments(build.image)
         if self._disk is not None:
@@ -506,6 +504,17 @@ class Qemu:
         ended = ending(status, reasons, success, last_words(self.context.workdir / "qemu.log"))
         self._bad_end, self._fault = ended.bad, ended.fault
         return ended.told
+
+
+def _kernel(build: Build, append: str) -> list[str]:
+    """What is booted. Where that is Xen, by the multiboot specification: its modules are given as one list of files with their command
+    lines, in which a comma that is not the end of one stands twice."""
+    if build.dom0 is None:
+        initrd = ["-initrd", str(build.initrd)] if build.initrd is not None else []
+        return ["-kernel", str(build.kernel), "-append", append, *initrd]
+    modules = [f"{build.dom0} {append}", *([str(build.initrd)] if build.initrd is not None else [])]
+    listed = ",".join(module.replace(",", ",,") for module in modules)
+    return ["-kernel", str(build.kernel), "-append", build.xen_append, "-initrd", listed]
 
 
 DRIVER = Qemu
