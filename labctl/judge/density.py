@@ -26,6 +26,8 @@ LIMIT = "limit"
 """Parameter of `HEALTHY`: what ended it."""
 TARGET_REACHED = "target"
 """The limit of a run that was to start no more."""
+DIED = ("machine crashed", "runner silent", "runner or machine lost")
+"""Limits of a run that came to no end: what it counted as healthy was so when it was looked at last."""
 MOST_VMS = 1_000_000
 WINDOWS = 25
 """Windows of starts that a curve is cut into, if each is then of `_SMALLEST_WINDOW` starts."""
@@ -100,7 +102,7 @@ class Curve:
     """Which VM in its turn, and the seconds that its start took."""
     checks: tuple[Check, ...]
     healthy: int | None
-    """VMs that were well at the end; None if it did not come to one."""
+    """VMs that were well at the end, or when they were looked at last (`died`); None where nobody said."""
     limit: str
     """What ended it, in the runner's words; empty if it did not come to an end."""
     outcome: Outcome
@@ -113,10 +115,20 @@ class Curve:
         return max((at for at, _ in (*self.starts, *((check.vms, 0.0) for check in self.checks))), default=0)
 
     @property
+    def died(self) -> bool:
+        """Whether it came to no end: the machine, or what carried the VMs, was lost with them on it."""
+        return self.healthy is None or self.limit in DIED
+
+    @property
+    def held(self) -> int:
+        """VMs that were well at the end: none where there was no end."""
+        return 0 if self.died else self.healthy or 0
+
+    @property
     def ended(self) -> str:
         """In a few words; empty where it was to start no more."""
-        if self.healthy is None:
-            return f"no end: with {self.vms:,} VMs, {self.reason or 'nobody knows why'}"
+        if self.died:
+            return f"died with {self.vms:,} VMs: {self.reason or self.limit or 'nobody knows why'}"
         return "" if self.limit in ("", TARGET_REACHED) else f"ended by: {self.limit}"
 
     @property

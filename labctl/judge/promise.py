@@ -162,7 +162,7 @@ def _densities(runs: Iterable[RunResult]) -> dict[_Key, list[tuple[float, str]]]
     for curve in curves(runs):
         if curve.outcome in (Outcome.PASS, Outcome.FAIL):
             params = tuple(sorted((*curve.params, *([("runner", curve.runner)] if curve.runner else []))))
-            found.setdefault((HEALTHY, curve.cell.build, curve.cell.target, params), []).append((float(curve.healthy or 0), curve.ended))
+            found.setdefault((HEALTHY, curve.cell.build, curve.cell.target, params), []).append((float(curve.held), curve.ended))
     return found
 
 

@@ -43,8 +43,8 @@ def name_of(curve: Curve) -> str:
 
 def ended(curve: Curve) -> str:
     """In a few words what ended it."""
-    if curve.healthy is None:
-        return one_line(f"died with {curve.vms:,} VMs: {curve.reason or 'it came to no end'}", 160)
+    if curve.died:
+        return one_line(curve.ended, 160)
     return "all that were asked for" if curve.limit == TARGET_REACHED else one_line(curve.limit, 80) or "not told"
 
 
@@ -67,6 +67,7 @@ def _told(curve: Curve, promises: Sequence[Promise], *, drawn: bool) -> Shown:
         "outcome": curve.outcome,
         "failed": curve.outcome is not Outcome.PASS,
         "vms": f"{curve.vms:,}",
+        "died": curve.died,
         "healthy": "–" if curve.healthy is None else f"{curve.healthy:,}",
         "ended": ended(curve),
         "knee": knee_of(curve),
@@ -248,8 +249,8 @@ def _marks(curve: Curve, promises: Sequence[Promise], ends: Sequence[float], mos
     if curve.knee is not None:
         marks.append((curve.knee.bend.vms, f"knee at {round(curve.knee.bend.vms):,}", "invalid", "dot"))
     marks += ((promise.limit, f"promised: {promise.asked}", "muted", "dash") for promise in promises if promise.limit <= most)
-    end = f"died with {curve.vms:,}" if curve.healthy is None else f"{curve.healthy:,} healthy, ended by {curve.limit or 'nothing told'}"
-    marks.append((curve.vms, end, "pass" if curve.healthy is not None and curve.outcome is Outcome.PASS else "fail", "solid"))
+    end = f"died with {curve.vms:,}" if curve.died else f"{curve.healthy:,} healthy, ended by {curve.limit or 'nothing told'}"
+    marks.append((curve.vms, end, "pass" if curve.outcome is Outcome.PASS and not curve.died else "fail", "solid"))
     return [
         {
             "type": "scatter",

@@ -22,7 +22,7 @@ def density_table(run: RunResult, curves: Sequence[Curve]) -> list[RenderableTyp
     shown = told(run, curves, drawn=0)
     lines = [
         (
-            f"{c['healthy']} of {c['vms']}",
+            f"{'–' if c['died'] else c['healthy']} of {c['vms']}",
             c["label"],
             c["knee"] or "–",
             " / ".join(c["start"]) or "–",
@@ -64,6 +64,7 @@ def density_json(curves: Sequence[Curve]) -> list[dict[str, Any]]:
             "vms": c.vms,
             "healthy": c.healthy,
             "limit": c.limit,
+            "died": c.died,
             "knee": _knee(c),
             "start": None if c.start is None else {"p50": c.start.median, "p99": c.start.p99},
             "gap": c.gap,

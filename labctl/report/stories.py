@@ -50,6 +50,9 @@ class Row:
 class Stories:
     builds: Sequence[str]
     rows: Sequence[Row]
+    """Those of which a run says something."""
+    silent: Sequence[str]
+    """The others, with their titles."""
     counts: Sequence[tuple[str, Mapping[State, int]]]
     """Of each build, how many stories are what, the worst first."""
     more: int
@@ -67,12 +70,15 @@ def told(found: Iterable[Proof], titles: Mapping[str, str], link: Callable[[str]
     names = sorted({build for of in table.values() for build in of}, key=natural)
     trouble = {build: sum(of[build].state in _TROUBLE for of in table.values()) for build in names}
     kept = sorted(sorted(names, key=lambda build: -trouble[build])[:MOST_BUILDS], key=natural)
+    names_of = {story: f"{story} {one_line(titles.get(story, ''), 80)}".rstrip() for story in table}
+    heard = {story: of for story, of in table.items() if any(one.state is not State.NOT_RUN for one in of.values())}
     rows = [
         Row(story, one_line(titles.get(story, ""), 80), [_point(of[build], link) for build in kept])
-        for story, of in list(table.items())[:MOST_STORIES]
+        for story, of in list(heard.items())[:MOST_STORIES]
     ]
     counts = [(build, _counted([of[build].state for of in table.values()])) for build in kept]
-    return Stories(kept, rows, counts, max(0, len(table) - MOST_STORIES), len(names) - len(kept))
+    silent = [name for story, name in names_of.items() if story not in heard][:MOST_STORIES]
+    return Stories(kept, rows, silent, counts, max(0, len(heard) - MOST_STORIES), len(names) - len(kept))
 
 
 def _counted(states: Sequence[State]) -> dict[State, int]:

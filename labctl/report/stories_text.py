@@ -43,6 +43,8 @@ def stories_table(found: Iterable[Proof], titles: Mapping[str, str]) -> list[Ren
             text += Text(_GAP) + Text(f"{word:{width}}", _LOOKS[point.state][1])
         text.rstrip()
         parts.append(_unbroken(text))
+    if stories.silent:
+        parts.append(Text(f"not run: {', '.join(name.partition(' ')[0] for name in stories.silent)}", "dim"))
     parts += _reasons(stories, builds)
     if hidden := len(stories.builds) + stories.builds_more - len(builds):
         parts.append(Text(f"… and {hidden:,} builds more: see the report", style="dim"))

@@ -160,6 +160,10 @@ def test_a_test_that_failed_for_it_counts_and_a_machine_that_died_holds_none() -
     assert (short.verdict, short.value) == (Verdict.BROKEN, 150)
     (dead,) = held(run_of(samples(150, lambda n: 0.02), outcome=Outcome.FAIL, promises=PROMISE))
     assert (dead.verdict, dead.value) == (Verdict.BROKEN, 0)
+    crashed = samples(200, lambda n: 0.02, healthy=200, limit="machine crashed")
+    (lost,) = held(run_of(crashed, outcome=Outcome.FAIL, promises=PROMISE))
+    assert (lost.verdict, lost.value) == (Verdict.BROKEN, 0), "they were well when they were looked at last, and no VM outlives its machine"
+    assert lost.reason == "died with 200 VMs: KernelCrash: Panic on CPU 1"
     (lab,) = held(run_of(samples(150, lambda n: 0.02, healthy=150), outcome=Outcome.ERROR, promises=PROMISE))
     assert lab.verdict is Verdict.NOT_MEASURED
 
