@@ -20,6 +20,7 @@ BENCHES = {
     "agent": ["agent.py"],
     "warm": ["warm.py"],
     "netboot": ["netboot.py"],
+    "servers": ["servers.py"],
     "storage-icount": ["storage/icount.py"],
     "storage-overhead": ["storage/overhead.py"],
     "powercuts": ["storage/powercuts.py"],
@@ -38,10 +39,19 @@ def main() -> int:
             return 2
         print(f"\n== {name}", flush=True)
         environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
-        done = subprocess.run([sys.executable, HERE / BENCHES[name][0], *options], env=environment, check=False)
-        if done.returncode != 0:
-            return done.returncode
+        status = _ended(subprocess.Popen([sys.executable, HERE / BENCHES[name][0], *options], env=environment))
+        if status != 0:
+            return status
     return 0
+
+
+def _ended(bench: subprocess.Popen[bytes]) -> int:
+    """Its status. Ctrl-C reaches it too, and it has machines to switch off then."""
+    while True:
+        try:
+            return bench.wait()
+        except KeyboardInterrupt:
+            print("ending", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

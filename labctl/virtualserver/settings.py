@@ -7,6 +7,7 @@ import os
 import random
 import secrets
 import socket
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -16,8 +17,12 @@ from labctl.errors import ConfigError, ManagementError, Problem
 LOOPBACK = "127.0.0.1"
 SIMULATOR = "127.0.0.2"
 """Where the BMC's simulator listens, behind the relay and on the same port: it tells its SOL's port to clients, who insist on it."""
-_PORTS = range(20000, 32000)
-"""Below those that Linux gives to outgoing connections."""
+_BLOCK = 10
+"""Ports that a server has."""
+_PORTS = range(20000, 32000, _BLOCK)
+"""The first ones of blocks. Below those that Linux gives to outgoing connections."""
+_Kind = Literal[socket.SocketKind.SOCK_STREAM, socket.SocketKind.SOCK_DGRAM]
+_KINDS: tuple[_Kind, _Kind] = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def load(files: Files) -> Settings | None:
 
 def create(files: Files, name: str, *, cpus: int, memory: int, disk: int, redfish: bool) -> Settings:
     """New settings with ports that are free now, and a password that only this user can read."""
-    ports = _free_ports()
+    ports = iter(_free_ports(files))
     settings = Settings(
         name,
         cpus,
@@ -135,29 +140,28 @@ def save(files: Files, settings: Settings) -> None:
     files.settings.write_text(json.dumps({"schema": 1, **asdict(settings)}, indent=2))
 
 
-class _Ports:
-    """Each port once."""
+def _free_ports(files: Files) -> range:
+    """Ports next to each other, of which nobody has one.
 
-    def __init__(self) -> None:
-        self._given: set[int] = set()
-
-    def __iter__(self) -> _Ports:
-        return self
-
-    def __next__(self) -> int:
-        for _ in range(1000):
-            port = random.choice(_PORTS)  # noqa: S311  # so that servers that start at once do not all try the same
-            if port not in self._given and _is_free(port, socket.SOCK_STREAM) and _is_free(port, socket.SOCK_DGRAM):
-                self._given.add(port)
-                return port
-        raise ManagementError(f"no free port among {_PORTS.start} to {_PORTS.stop}")
+    Some of a server's ports are bound only while its machine is on or somebody boots it. So a running server keeps its whole block by the
+    others, and one of this lab that is stopped by its settings.
+    """
+    taken = {settings.bmc_port // _BLOCK for other in files.folder.parent.iterdir() if (settings := _known(Files(other))) is not None}
+    for _ in range(1000):
+        first = random.choice(_PORTS)  # noqa: S311  # so that servers that start at once do not all try the same
+        block = range(first, first + _BLOCK)
+        if first // _BLOCK not in taken and all(_is_free(port, kind) for port in block for kind in _KINDS):
+            return block
+    raise ManagementError(f"no free ports among {_PORTS.start} to {_PORTS.stop}")
 
 
-def _free_ports() -> _Ports:
-    return _Ports()
+def _known(files: Files) -> Settings | None:
+    with suppress(ConfigError):  # its own start says so
+        return load(files)
+    return None
 
 
-def _is_free(port: int, kind: Literal[socket.SocketKind.SOCK_STREAM, socket.SocketKind.SOCK_DGRAM]) -> bool:
+def _is_free(port: int, kind: _Kind) -> bool:
     with socket.socket(socket.AF_INET, kind) as probe:
         try:
             probe.bind((LOOPBACK, port))

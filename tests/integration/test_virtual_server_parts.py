@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from labctl.virtualserver import hub as hub_module
+from labctl.virtualserver import settings
 from labctl.virtualserver.faults import FAULTS, argument_of
 from labctl.virtualserver.hub import Hub
 from labctl.virtualserver.web import Wire, relay
@@ -27,6 +28,17 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_servers_of_one_lab_share_no_port_even_while_they_are_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "_PORTS", range(20000, 20400, 10))
+    given: list[int] = []
+    for number in range(15):
+        files = settings.Files.of(tmp_path, f"rack{number}")
+        files.make()
+        made = settings.create(files, f"rack{number}", cpus=1, memory=1 << 26, disk=1 << 26, redfish=False)
+        given += [value for key, value in vars(made).items() if key.endswith("_port")]
+    assert len(given) == len(set(given)) == 15 * 9
 
 
 @contextmanager
