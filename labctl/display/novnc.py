@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from labctl.deadline import Deadline
+from labctl.display.canvas import Box
 from labctl.display.chromium import Page, open_page
 from labctl.errors import DisplayFailed
 
@@ -53,18 +54,18 @@ class Desktop:
         """How many pixels are not black."""
         return int(self._ask("desktop.lit", Deadline.after(_OVERHEAD)))
 
-    def press(self, key: str, seconds: float = 10.0) -> float | None:
+    def press(self, key: str, seconds: float = 10.0, within: Box | None = None) -> float | None:
         """Press a key as a keyboard does, a small letter or a digit. Returns seconds from the browser's event to the repaint that shows
-        another picture, None if none does in that time."""
+        another picture, in that part of the screen if one is named; None if none does in that time."""
         deadline = Deadline.after(seconds + _OVERHEAD)
-        self._ask(f"desktop.focus(), desktop.arm({seconds})", deadline)
+        self._ask(f"desktop.focus(), desktop.arm({seconds}, {_part(within)}), true", deadline)
         self.page.press(key, deadline)
         took = self._ask("desktop.answer", deadline)
         return None if took is None else float(took) / 1000
 
-    def frames(self, seconds: float) -> Frames:
-        """What is seen in so many seconds from now."""
-        said = self._ask(f"desktop.frames({seconds})", Deadline.after(seconds + _OVERHEAD))
+    def frames(self, seconds: float, within: Box | None = None) -> Frames:
+        """What is seen in so many seconds from now, in that part of the screen if one is named."""
+        said = self._ask(f"desktop.frames({seconds}, {_part(within)})", Deadline.after(seconds + _OVERHEAD))
         times = said["times"][:_MOST_FRAMES]
         return Frames(tuple(float(at) / 1000 for at in times), int(said["repaints"]))
 
@@ -83,6 +84,10 @@ class Desktop:
         if ended := self.page.evaluate("window.desktop?.ended ?? ''", deadline):
             raise DisplayFailed(f"the connection of noVNC to {self.where} is {str(ended)[:200]}", target=self.target)
         return self.page.evaluate(expression, deadline)
+
+
+def _part(box: Box | None) -> str:
+    return "null" if box is None else f"[{box.x}, {box.y}, {box.width}, {box.height}]"
 
 
 @contextmanager

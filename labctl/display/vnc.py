@@ -8,7 +8,7 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -107,9 +107,19 @@ class Vnc:
                     return
         raise TargetHung(f"the screen at {self.where} has not come to rest within {deadline.seconds:g} s", target=self.target)
 
-    def frames(self, seconds: float) -> list[int]:
-        """Monotonic ns of each update that changed a pixel, in that time from now."""
-        return [at for at, _ in self.changes(Deadline.after(seconds))]
+    def until(self, true: Callable[[], object], deadline: Deadline) -> None:
+        """Until the screen is such that ``true()``. TargetHung if it does not become so."""
+        if true():
+            return
+        for _ in self.changes(deadline):
+            if true():
+                return
+        raise TargetHung(f"the screen at {self.where} does not show what it should within {deadline.seconds:g} s", target=self.target)
+
+    def frames(self, seconds: float, within: Box | None = None) -> list[int]:
+        """Monotonic ns of each update that changed a pixel, in that part of the screen if one is named, in that time from now."""
+        changes = self.changes(Deadline.after(seconds))
+        return [at for at, changed in changes if within is None or any(box.touches(within) for box in changed)]
 
     # --- keys and pointer
 

@@ -9,7 +9,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
@@ -38,6 +38,7 @@ from labctl.report.printable import excerpt, one_line
 from labctl.report.quantity import natural, quantity
 from labctl.report.stories import told
 from labctl.report.suites import suites
+from labctl.store.layout import CELLS, KEPT
 
 MOST_TOLD = 40
 """Failures with their console; more are lines in a list."""
@@ -54,6 +55,8 @@ EXCERPT_LINES = 60
 MOST_ALARMS = 6
 """Cells that are named at the very top."""
 RAW = ("console.log", "events.jsonl")
+MOST_KEPT = 100
+"""Files kept by tests that the page leads to by itself."""
 BESIDE = ("samples.csv", "histograms.csv", "junit.xml")
 
 T = TypeVar("T")
@@ -190,7 +193,8 @@ class _Links:
             return []
         # A target of several machines has a folder for each, with its console in it.
         consoles = sorted(path.relative_to(attempt.folder).as_posix() for path in attempt.folder.glob("*/console.log"))
-        return [(name, self._href(place / name)) for name in (*RAW, *consoles) if (attempt.folder / name).is_file()]
+        kept = sorted(path.relative_to(attempt.folder).as_posix() for path in attempt.folder.glob(f"{KEPT}/[a-z0-9]*"))
+        return [(name, self._href(place / name)) for name in (*RAW, *consoles, *kept) if (attempt.folder / name).is_file()]
 
     def of_reused(self, cell: str, reused: Reused) -> Shown:
         """The report of the run that a result is from, if it is still there."""
@@ -204,7 +208,9 @@ class _Links:
 
     def of_run(self) -> list[tuple[str, str]]:
         names = ("samples.parquet", "histograms.parquet", "events.jsonl", "run.json", "end.json")
-        return [(name, self._href(Path(name))) for name in names if (self.folder / name).is_file()]
+        kept = islice(sorted(self.folder.glob(f"{CELLS}/*/attempt-*/{KEPT}/[a-z0-9]*")), MOST_KEPT)
+        places = (*map(Path, names), *(path.relative_to(self.folder) for path in kept))
+        return [(place.as_posix(), self._href(place)) for place in places if (self.folder / place).is_file()]
 
     def to_run(self, run: str) -> str:
         """The report of another run of the same folder, if it is there."""

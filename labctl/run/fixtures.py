@@ -28,11 +28,11 @@ from labctl.run.vms import Vms, why_no_hypervisor
 
 if TYPE_CHECKING:
     from labctl.parsers.ktap import Report
+    from labctl.store.writer import AttemptWriter
 
 FIXTURES = (
-    *("cell", "build", "target", "booted", "shell", "machines", "shells", "console"),
-    *("hypervisor", "hypervisors", "keep_vm"),
-    *("record", "record_boot", "record_histogram", "selftests", "ktap", "ltp", "soak"),
+    *("cell", "build", "target", "booted", "shell", "machines", "shells", "console", "hypervisor", "hypervisors", "keep_vm"),
+    *("record", "record_boot", "record_histogram", "selftests", "ktap", "ltp", "soak", "keep_file"),
 )
 
 
@@ -213,6 +213,13 @@ def ltp(request: pytest.FixtureRequest, target: Session, shell: Commands) -> Cal
 def soak() -> float:
     """Seconds that a soak is to go on: ``--soak 8h``, or 20."""
     return soaking.chosen()
+
+
+@pytest.fixture
+def keep_file(request: pytest.FixtureRequest, cell: Cell) -> Callable[[str, bytes], Path]:
+    """``keep_file("screen.png", picture)``: a file beside the record of the attempt, to which its report leads. Returns where it is."""
+    writer: AttemptWriter = request.config.stash[CELLS].attempt.record
+    return writer.keep
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@
         events.jsonl              of the run as a whole
         cells/BUILD~TARGET~SUITE/attempt-1/
           events.jsonl            all that became known, one JSON object a line
+          kept/                   files that tests have kept: pictures of a screen
           ...                     whatever else the attempt leaves (its transcript)
         samples.parquet           all samples; written at the end, if there are any
         histograms.parquet        all histograms, likewise
@@ -32,8 +33,10 @@ CELLS = "cells"
 SAMPLES = "samples.parquet"
 HISTOGRAMS = "histograms.parquet"
 LATEST = "latest"
+KEPT = "kept"
 
 _NAME = re.compile(NAME_PATTERN)
+_KEPT = re.compile(r"[a-z0-9][a-z0-9_-]{0,59}\.(png|txt|json|csv)")
 _ATTEMPT = re.compile(r"^attempt-([1-9]\d{0,5})$")
 _LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
 
@@ -61,6 +64,14 @@ def cell_folder(cell: Cell) -> str:
 
 def attempt_folder(number: int) -> str:
     return f"attempt-{number}"
+
+
+def kept_name(name: str, number: int) -> str:
+    """A file name for what a test keeps under ``name``, the ``number``th of that name. ValueError for a name that is none."""
+    if not _KEPT.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a file to keep: small letters, digits, '-' and '_', then '.' and an ending")
+    stem, _, ending = name.rpartition(".")
+    return name if number == 1 else f"{stem}-{number}.{ending}"
 
 
 def attempt_numbers(folder: Path) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -156,6 +157,12 @@ class RunWriter:
         return run
 
 
+MOST_KEPT = 200
+"""Files that the tests of an attempt may keep."""
+MOST_KEPT_BYTES = 16 << 20
+"""Bytes of the largest of them."""
+
+
 class AttemptWriter:
     """One try at a cell. Without `finish` it reads as interrupted. Safe to use from several threads."""
 
@@ -164,6 +171,9 @@ class AttemptWriter:
         self.cell = cell
         self.number = number
         self._began = time.monotonic()
+        self._keeping = threading.Lock()
+        self._kept: dict[str, int] = {}
+        """Name → how many files of that name were kept."""
         self._events = LineFile(folder / layout.EVENTS, exclusive=True)
         begin = {"cell": records.cell_record(cell), "attempt": number, "worker": worker, "benchmark": benchmark}
         self._events.append(records.event_line("begin", begin, first=True))
@@ -201,6 +211,22 @@ class AttemptWriter:
     def distribution(self, found: Distribution) -> None:
         """Many observations were counted."""
         self.event("histogram", **records.distribution_record(found))
+
+    def keep(self, name: str, content: bytes) -> Path:
+        """A file that a test leaves beside its record, such as a picture; a second one of that name is numbered. Returns where it is.
+
+        ValueError for a name that is none, or for one too many or too large; StorageError."""
+        if len(content) > MOST_KEPT_BYTES:
+            raise ValueError(f"{name}: {len(content)} bytes, more than the {MOST_KEPT_BYTES} of a file that is kept")
+        with self._keeping:
+            number = self._kept.get(name, 0) + 1
+            path = self.folder / layout.KEPT / layout.kept_name(name, number)
+            if sum(self._kept.values()) >= MOST_KEPT:
+                raise ValueError(f"{name}: the attempt has kept {MOST_KEPT} files already")
+            self._kept[name] = number
+            make_folder(path.parent, exist_ok=True)
+            write_atomically(path, content)
+        return path
 
     def machine_event(self, event: MachineEvent) -> None:
         """The machine's own event log has gained an entry."""

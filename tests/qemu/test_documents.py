@@ -34,6 +34,7 @@ SHORTER = {
     "labctl run matrix storage --target 'storage-nvme-*'": "labctl run matrix storage --target 'storage-nvme-*' --dry-run",
     "labctl run matrix storage --target storage-virtio-icount --repeat 5": "labctl run matrix storage --target 'storage-virtio-i*' --dry-run",
     "pytest suites/storage/test_power_cuts.py --build debian-cloud --target storage-powercut": "pytest suites/storage --collect-only -q",
+    "labctl run matrix hypervisor --suite desktop": "labctl run matrix hypervisor --suite desktop --dry-run",
     "pytest suites/boot --build debian-cloud --target agent-1c-512m": "pytest suites/boot --build debian-cloud --target agent-1c-512m -k version",
     "pytest suites/boot --build debian-cloud --target qemu-1c-512m": "pytest suites/boot --build debian-cloud --target qemu-1c-512m -k ready",
 }

@@ -18,6 +18,7 @@ import pytest
 
 from labctl.errors import ConfigError, MeasurementInvalid, StorageError
 from labctl.model import Cell, Channel, Direction, LeftOut, Outcome, RunResult, Sample, TestResult
+from labctl.report.write import write_reports
 from labctl.store.follow import Follower
 from labctl.store.history import expected, expected_durations, expected_from
 from labctl.store.outcome import INTERRUPTED, NEVER_STARTED, WORKER_DIED
@@ -111,6 +112,36 @@ def test_retries_are_kept_and_read_flaky(tmp_path: Path) -> None:
     assert [(s.test, s.value) for s in result.samples] == [("test_cpus", 1.0), ("test_ready", 3.5)]
     assert {t.name: t.outcome for t in result.tests} == {"test_ready": Outcome.PASS, "test_cpus": Outcome.PASS}
     assert result.duration_s == pytest.approx(sum(a.duration_s for a in result.attempts))
+
+
+def test_files_that_tests_keep_are_beside_the_record_and_in_the_report(tmp_path: Path) -> None:
+    run = begin(tmp_path)
+    with run.attempt(CELLS[0], worker="gw0") as attempt:
+        first, second = attempt.keep("screen.png", b"one"), attempt.keep("screen.png", b"two")
+        fill(attempt)
+    assert (first.name, first.read_bytes()) == ("screen.png", b"one")
+    assert (second.name, second.read_bytes()) == ("screen-2.png", b"two")
+    result = run.finish(Outcome.PASS)
+    place = "cells/debian-6.1~qemu-1c~boot/attempt-1/kept"
+    assert first.parent == run.folder / place
+    page = write_reports(result).read_text()
+    assert f'href="{place}/screen.png"' in page
+    assert f'href="{place}/screen-2.png"' in page
+
+
+def test_what_cannot_be_kept_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with begin(tmp_path).attempt(CELLS[0], worker="gw0") as attempt:
+        for name in ("../screen.png", "screen", "Screen.png", ".png", "a/b.png", "screen.exe", "x" * 61 + ".png"):
+            with pytest.raises(ValueError, match="no name of a file to keep"):
+                attempt.keep(name, b"")
+        monkeypatch.setattr("labctl.store.writer.MOST_KEPT_BYTES", 3)
+        with pytest.raises(ValueError, match="4 bytes, more than the 3"):
+            attempt.keep("screen.png", b"four")
+        monkeypatch.setattr("labctl.store.writer.MOST_KEPT", 1)
+        attempt.keep("one.png", b"")
+        with pytest.raises(ValueError, match="kept 1 files already"):
+            attempt.keep("two.png", b"")
+    assert [path.name for path in attempt.folder.glob("kept/*")] == ["one.png"]
 
 
 def test_a_run_killed_in_the_middle_says_so(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ const rfb = new RFB(document.getElementById("screen"), new URLSearchParams(locat
 const canvas = () => document.querySelector("#screen canvas");
 const MOST_FRAMES = 100000;
 
-function pixels() {
+// Of a part of the screen, [x, y, width, height], or of all of it.
+function pixels(part) {
   const { width, height } = canvas();
-  return new Uint32Array(canvas().getContext("2d").getImageData(0, 0, width, height).data.buffer);
+  return new Uint32Array(canvas().getContext("2d").getImageData(...(part ?? [0, 0, width, height])).data.buffer);
 }
 
 function differ(one, other) {
@@ -16,12 +17,12 @@ function differ(one, other) {
   return false;
 }
 
-// Calls `seen(now)` at each repaint at which the picture is another than at the one before, until it says that it has seen enough.
-function watch(seen, until) {
+// Calls `seen(now)` at each repaint at which that part is another picture than at the one before, until it says that it has seen enough.
+function watch(part, seen, until) {
   return new Promise((done) => {
-    let before = pixels();
+    let before = pixels(part);
     function repaint(now) {
-      const after = pixels();
+      const after = pixels(part);
       const enough = differ(before, after) && seen(now);
       before = after;
       if (enough || performance.now() >= until) done(); else requestAnimationFrame(repaint);
@@ -40,21 +41,21 @@ window.desktop = {
   offer(text) { rfb.clipboardPasteFrom(text); },
 
   // Milliseconds of each repaint that shows another picture, for so many seconds; and of all repaints how many there were.
-  async frames(seconds) {
+  async frames(seconds, part) {
     const times = [];
     let repaints = 0, counting = true;
     (function count() { repaints += 1; if (counting) requestAnimationFrame(count); })();
-    await watch((now) => times.push(now) >= MOST_FRAMES, performance.now() + 1000 * seconds);
+    await watch(part, (now) => times.push(now) >= MOST_FRAMES, performance.now() + 1000 * seconds);
     counting = false;
     return { times, repaints };
   },
 
   // Arms a stopwatch: `answer` resolves to the milliseconds from the next key to the repaint that shows another picture, null if none does.
-  arm(seconds) {
+  arm(seconds, part) {
     this.answer = new Promise((done) => {
       window.addEventListener("keydown", async (event) => {
         let at = null;
-        await watch((now) => { at = now; return true; }, performance.now() + 1000 * seconds);
+        await watch(part, (now) => { at = now; return true; }, performance.now() + 1000 * seconds);
         done(at === null ? null : Math.max(at - event.timeStamp, 0));
       }, { capture: true, once: true });
     });
