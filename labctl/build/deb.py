@@ -26,7 +26,7 @@ def package_pattern(value: str) -> str:
     return value
 
 
-def position(value: str) -> str:
+def back_from_newest(value: str) -> str:
     if not re.fullmatch(r"newest(-[0-9]{1,3})?", value):
         raise ValueError("newest, or how many before it: newest-1, newest-2, …")
     return value
@@ -35,7 +35,7 @@ def position(value: str) -> str:
 class DebOptions(Options):
     package: Annotated[str, AfterValidator(package_pattern)]
     """Name of the package, with ``*`` and ``?``: ``linux-image-6.1.*-cloud-amd64``."""
-    position: Annotated[str, AfterValidator(position)] = "newest"
+    position: Annotated[str, AfterValidator(back_from_newest)] = "newest"
     """``newest``, or how many before it: ``newest-1``."""
     modules: tuple[Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")], ...] = ()
     """Kernel modules that the initramfs loads at boot (with those that they need), so that it has a network and a disk."""

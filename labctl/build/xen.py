@@ -35,7 +35,7 @@ class XenOptions(Options):
     """Xen's command line; the recipe's own ``append`` is dom0's."""
     dom0: Annotated[str, AfterValidator(deb.package_pattern)]
     """Name of the package of dom0's kernel, with ``*``, ``?`` and ``[ ]``: ``linux-image-6.1.*[0-9]-amd64``."""
-    position: Annotated[str, AfterValidator(deb.position)] = "newest"
+    position: Annotated[str, AfterValidator(deb.back_from_newest)] = "newest"
     """Which of those: ``newest``, or how many before it: ``newest-1``."""
 
 
