@@ -72,6 +72,11 @@ def check(lab: Lab, name: str) -> None:
     _work(lab, name, lambda _: None, Deadline.after(LONGEST_S))
 
 
+def by_multiboot(recipe: Recipe) -> bool:
+    """Whether what its builder makes is booted by the multiboot specification, with modules; no Linux kernel is."""
+    return bool(getattr(builder(recipe.builder, ""), "multiboot", False))
+
+
 @dataclass(frozen=True)
 class _Work:
     """One recipe with everything that is needed to build it."""

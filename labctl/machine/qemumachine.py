@@ -47,6 +47,29 @@ def machines(binary: str) -> Mapping[str, int]:
     return {}
 
 
+@cache
+def virtualizes(binary: str, cpu: str) -> bool:
+    """Whether an emulated CPU (``EPYC,svm=on``) has SVM or VMX, by QMP's ``query-cpu-model-expansion``; true if QEMU does not tell."""
+    name, *words = cpu.split(",")
+    properties = {word.lstrip("+-").partition("=")[0]: not (word.startswith("-") or word.endswith("=off")) for word in words if word}
+    model = {"name": name, "props": {key: value for key, value in properties.items() if key in ("svm", "vmx")}}
+    asked = (
+        {"execute": "qmp_capabilities"},
+        {"execute": "query-cpu-model-expansion", "arguments": {"type": "full", "model": model}},
+        {"execute": "quit"},
+    )
+    with suppress(HostToolMissing, ManagementError, OSError, ValueError, KeyError, TypeError, StopIteration):
+        said = run(
+            [binary, "-machine", "none", "-accel", "tcg", "-nodefaults", "-display", "none", "-S", "-qmp", "stdio"],
+            Deadline.after(START_DEADLINE),
+            stdin="".join(json.dumps(each) for each in asked).encode(),
+        )
+        answers = [json.loads(line).get("return") for line in said.out.splitlines()]
+        found = next(answer["model"]["props"] for answer in answers if isinstance(answer, dict) and "model" in answer)
+        return bool(found.get("svm") or found.get("vmx"))
+    return True
+
+
 def refused(target: Target, options: Mapping[str, Any]) -> list[Problem]:
     """What QEMU would refuse. It is asked only about a machine that is not one of the usual."""
     where, config = f"targets/{target.name}.toml", target.config

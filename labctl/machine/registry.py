@@ -235,6 +235,22 @@ def takes_image(target: Target) -> bool:
     return any(bool(each(options)) for each, options in says if callable(each))
 
 
+def why_not_hypervisor(target: Target, *, multiboot: bool) -> str:
+    """Why a target cannot run a hypervisor, or one that is booted by ``multiboot``; empty if it can, or nobody knows before it is tried.
+    Its Deploy says ``boots_dom0`` if it can do the latter, and more in ``why_not_hypervisor(target, options, multiboot)``."""
+    for part in target.parts:
+        for name, options in part.config.drivers.items():
+            driver = load(name)
+            if Deploy not in roles_of(driver):
+                continue
+            if multiboot and not getattr(driver, "boots_dom0", False):
+                return f"the driver {name} boots a Linux kernel alone; Xen is booted by multiboot, with its first machine as modules"
+            says = getattr(driver, "why_not_hypervisor", None)
+            if callable(says) and (why := str(says(part, options, multiboot))):
+                return why
+    return ""
+
+
 def host_cpus(target: Target) -> int:
     """Host CPUs that a cell on the target takes: what a driver says in ``host_cpus(target, options)``, else as many as the target has."""
     if target.machines:

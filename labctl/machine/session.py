@@ -20,6 +20,7 @@ from labctl.errors import (
     CommandFailed,
     ConfigError,
     ConsoleLost,
+    DeployError,
     InfraError,
     KernelCrash,
     LabctlError,
@@ -244,6 +245,12 @@ class Session:
 
     def _deploy(self, deadline: Deadline) -> None:
         self._leave()
+        if self.build.dom0 is not None and not getattr(self.machine.deploy, "boots_dom0", False):
+            raise DeployError(
+                f"{self.build.name} is Xen, which is booted by multiboot: the target's driver boots a Linux kernel alone",
+                target=self.target.name,
+                remedy="a target of the driver qemu, such as hv-2c-2g",
+            )
         self.watcher.status("deploying")
         self.machine.power.off(deadline)
         self.machine.console.attach(deadline)

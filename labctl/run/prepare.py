@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 from labctl import __version__, process
 from labctl.build import suite
-from labctl.build.obtain import check, obtain, recipes
+from labctl.build.obtain import by_multiboot, check, obtain, recipes
 from labctl.config import Lab, nearest
 from labctl.errors import ConfigError, Problem
 from labctl.judge.promise import promises_of
 from labctl.machine import budget, registry, standing
-from labctl.model import Build, Cell, Channel, LeftOut, MatrixConfig, Reused, Target
+from labctl.model import Build, Cell, Channel, LeftOut, MatrixConfig, Recipe, Reused, Target
 from labctl.run import reuse
 from labctl.run.equip import equipped
 from labctl.run.matrix import expand
@@ -29,6 +29,8 @@ from labctl.store import host
 from labctl.store.history import expected, expected_durations, expected_from
 from labctl.store.proven import proven
 from labctl.store.writer import RunWriter
+
+_HV = "a target with SVM or VMX that boots it, as hv-2c-2g"
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,11 @@ def plan(lab: Lab, request: Request) -> Planned:
     cells = [cell for cell in cells if cell.id not in no_disk]
     if not cells:
         raise ConfigError("no cell can be run: " + "; ".join(dict.fromkeys(no_disk.values())))
+    cannot = _why_no_hypervisor(cells, known, targets)
+    left_out += [LeftOut(cell, cannot[cell.build, cell.target]) for cell in cells if (cell.build, cell.target) in cannot]
+    cells = [cell for cell in cells if (cell.build, cell.target) not in cannot]
+    if not cells:
+        raise ConfigError([Problem(f"targets/{t}.toml", "drivers", f"{b} cannot run there: {w}", _HV) for (b, t), w in cannot.items()])
     history = expected_durations(request.results or lab.results)
     costs = {cell.id: expected(history, cell) for cell in cells}
     costs_from = {cell.id: expected_from(history, cell) for cell in cells}
@@ -195,6 +202,18 @@ def _why_no_image(lab: Lab, suite: str, target: Target) -> str:
     if image is None or all(registry.takes_image(part) for part in target.parts):
         return ""
     return f"the suite {suite} has its root on a disk (image {image!r}), which the machine {target.name} can't be given"
+
+
+def _why_no_hypervisor(cells: Sequence[Cell], known: Mapping[str, Recipe], targets: Mapping[str, Target]) -> dict[tuple[str, str], str]:
+    """Of each build that is a hypervisor, and each target that cannot run it, why."""
+    found: dict[tuple[str, str], str] = {}
+    for build, target in dict.fromkeys((cell.build, cell.target) for cell in cells):
+        recipe = known.get(build)
+        if recipe is None or not (recipe.hypervisor or by_multiboot(recipe)):
+            continue
+        if why := registry.why_not_hypervisor(targets[target], multiboot=by_multiboot(recipe)):
+            found[build, target] = why
+    return found
 
 
 def is_file(lab: Lab, name: str) -> bool:

@@ -37,6 +37,7 @@ from labctl.machine.qemumachine import (
     counted_words,
     last_words,
     refused,
+    virtualizes,
 )
 from labctl.machine.qemuports import OpenPorts, open_ports
 from labctl.machine.qmp import Qmp
@@ -101,6 +102,7 @@ class Qemu:
     ``binary`` (another QEMU)."""
 
     takes_wires = True
+    boots_dom0 = True
 
     context: DriverContext
     transcript: Transcript
@@ -176,6 +178,16 @@ class Qemu:
     def takes_image(options: Mapping[str, Any]) -> bool:
         """An NVMe disk needs PCI, which microvm does not have."""
         return "microvm" not in str(options.get("machine", "q35"))
+
+    @staticmethod
+    def why_not_hypervisor(target: Target, options: Mapping[str, Any], multiboot: bool) -> str:
+        """A machine whose firmware knows no multiboot, or whose emulated CPU cannot run machines."""
+        if multiboot and "microvm" in str(options.get("machine", "q35")):
+            return "QEMU's microvm boots no kernel by multiboot, as Xen is"
+        binary, cpu = str(options.get("binary") or BINARIES[target.config.arch]), str(options.get("cpu") or "max")
+        if accelerator_of(target, options.get("accel", "auto")) == "tcg" and not virtualizes(binary, cpu):
+            return f"its emulated CPU {cpu} has neither SVM nor VMX, which a hypervisor needs"
+        return ""
 
     # --- Deploy
 
