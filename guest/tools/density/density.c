@@ -124,7 +124,7 @@ void heard(struct vm *vm, const char *bytes, ssize_t length)
 static void attend(double seconds)
 {
 	static struct pollfd polled[MOST];
-	double until = now() + seconds;
+	double until = now() + (seconds > 0 ? seconds : 0), left;
 	int count = 0, whose[MOST];
 	for (int n = 0; n < started; n++)
 		if (vms[n].console >= 0) {
@@ -132,11 +132,12 @@ static void attend(double seconds)
 			whose[count++] = n;
 		}
 	if (!count) {
-		usleep(seconds * 1e6);
+		usleep(seconds > 0 ? seconds * 1e6 : 0);
 		return;
 	}
 	do {
-		int there = poll(polled, count, (until - now()) * 1000 + 1);
+		left = until - now();
+		int there = poll(polled, count, left > 0 ? left * 1000 + 1 : 0);
 		if (there < 0 && errno != EINTR)
 			return;
 		for (int n = 0; there > 0 && n < count; n++) {
@@ -192,6 +193,12 @@ static double cpu_share(void)
 {
 	static double all_before, idle_before;
 	double field[8] = {0}, all = 0, idle, share;
+	if (runner.busy) {
+		all = now(), idle = all - runner.busy();
+		share = all > all_before ? 1 - (idle - idle_before) / (all - all_before) : 0;
+		all_before = all, idle_before = idle;
+		return share < 0 ? 0 : share > 1 ? 1 : share;
+	}
 	FILE *stat = fopen("/proc/stat", "re");
 	if (!stat)
 		return 0;
@@ -252,6 +259,8 @@ static struct vm *dead(void)
 						 WTERMSIG(status) == SIGKILL ? ": out of memory?" : "");
 				else if (!*vms[n].why)
 					snprintf(vms[n].why, sizeof vms[n].why, "ended with status %d", WEXITSTATUS(status));
+				if (runner.explain)
+					runner.explain(&vms[n]);
 				found = &vms[n];
 			}
 	return found;

@@ -30,7 +30,9 @@ struct runner {
 	int (*prepare)(const struct settings *settings);
 	int (*start)(struct vm *vm, const struct settings *settings, const char *command_line);
 	void (*stop)(struct vm *vm);
-	double (*available)(void); /* bytes that further VMs can have */
+	double (*available)(void);	  /* bytes that further VMs can have */
+	void (*explain)(struct vm *vm); /* may be absent: fills `why` of a VM whose process has ended */
+	double (*busy)(void);		  /* may be absent, where Linux knows: seconds that a CPU of the machine was not idle so far */
 };
 extern const struct runner runner;
 
