@@ -21,8 +21,8 @@ _BLOCK = 1 << 18
 _GAP = 10.0
 """Seconds that a server may pause in the middle of a message."""
 
-ENTER, BACKSPACE, ESCAPE = 0xFF0D, 0xFF08, 0xFF1B
-"""Keysyms of keys that are no characters."""
+ENTER = 0xFF0D
+"""Its keysym."""
 
 
 class Vnc:
@@ -35,10 +35,11 @@ class Vnc:
         self._buffer = bytearray()
         self._asked = False
         """For pixels, and they have not come."""
+        self.clipboard = ""
+        """What the other end put there last."""
         self.extended_clipboard = False
         self._offer = ""
         """What is on our clipboard."""
-        self.bytes_read = 0
         self._socket = self._connect(host, port, deadline)
         try:
             self.name, self.canvas = self._begin(deadline)
@@ -121,7 +122,7 @@ class Vnc:
         changes = self.changes(Deadline.after(seconds))
         return [at for at, changed in changes if within is None or any(box.touches(within) for box in changed)]
 
-    # --- keys and pointer
+    # --- keys
 
     def press(self, key: str | int) -> int:
         """Press a key and let it go: a character of Latin-1, or a keysym. Returns monotonic ns just before it was sent."""
@@ -129,10 +130,6 @@ class Vnc:
         at = time.monotonic_ns()
         self._send(rfb.key(keysym, down=True) + rfb.key(keysym, down=False))
         return at
-
-    def move(self, x: int, y: int, buttons: int = 0) -> None:
-        """The pointer; ``buttons``: a bit each that is pressed."""
-        self._send(rfb.pointer(x, y, buttons))
 
     # --- clipboard
 
@@ -184,6 +181,8 @@ class Vnc:
                 self._send(rfb.ask_clipboard())
             case rfb.ClipboardAsked():
                 self._send(rfb.provide_clipboard(self._offer))
+            case rfb.CutText(text):
+                self.clipboard = text
         return message
 
     def _readable(self, deadline: Deadline) -> bool:
@@ -195,7 +194,6 @@ class Vnc:
                 if not (data := self._socket.recv(_BLOCK)):
                     raise self._failed("is gone: the connection has ended")
                 self._buffer += data
-                self.bytes_read += len(data)
         except TimeoutError:
             raise TargetHung(f"the display at {self.where} fell silent in the middle of a message", target=self.target) from None
         except OSError as error:

@@ -282,11 +282,6 @@ def key(keysym: int, *, down: bool) -> bytes:
     return struct.pack(">BBxxI", 4, down, keysym)
 
 
-def pointer(x: int, y: int, buttons: int = 0) -> bytes:
-    """PointerEvent. ``buttons``: a bit each, the left one is bit 0."""
-    return struct.pack(">BBHH", 5, buttons, x, y)
-
-
 def clipboard_caps() -> bytes:
     """That we take text of the extended clipboard, asked for or offered, but none unasked."""
     return _extended(_CAPS | _REQUEST | _NOTIFY | _PROVIDE | _TEXT_FORMAT, struct.pack(">I", 0))

@@ -125,12 +125,13 @@ def test_in_a_browser(shown: Shown, vnc: Vnc) -> None:
         assert all(each is not None and 0 <= each < 30 for each in took)
         vnc.settle(0.5, Deadline.after(60))
         assert sum(lit(vnc.canvas, column, 0) for column in range(80)) == before + 2
+        assert not seen.frames(0.5).times, "nothing moves yet"
         vnc.press(REDRAW)
         try:
-            frames = seen.frames(2.0)
+            frames = seen.frames(3.0)
         finally:
             vnc.press(REDRAW)
-        assert 2 < len(frames.times) <= frames.repaints
+        assert 0 < len(frames.times) <= frames.repaints, "a busy host repaints seldom"
         assert seen.screenshot().startswith(b"\x89PNG")
         shown.qmp.command("quit", Deadline.after(30))
         with pytest.raises(DisplayFailed, match=r"the connection of noVNC to ws://127\.0\.0\.1:\d+/ is (lost|closed)"):
