@@ -87,7 +87,8 @@ class Disk:
         else:
             behind = {"driver": "raw" if self._raw else "qcow2", "file": {"driver": "file", "filename": path}}
         on_pci = "microvm" not in machine
-        device = {"nvme": "nvme,serial=labctl", "virtio": "virtio-blk-pci" if on_pci else "virtio-blk-device"}
+        # Without ioeventfd QEMU 7.2 loses doorbells of an emulated machine that has several requests on their way: they are never answered.
+        device = {"nvme": "nvme,serial=labctl,ioeventfd=on", "virtio": "virtio-blk-pci" if on_pci else "virtio-blk-device"}
         bus = self.bus if on_pci else "virtio"
         slot, place = (["-device", "pcie-root-port,id=slot0"], ",bus=slot0") if self.slot and on_pci else ([], "")
         if bus == "virtio":

@@ -24,7 +24,7 @@ def prepare(image: Path, workdir: Path, deadline: Deadline, target: str) -> Path
 
 def arguments(file: Path) -> list[str]:
     """What QEMU is told; of the image itself, by hand, what is written is forgotten at the end."""
-    device = ["-device", f"nvme,serial=labctl-root,drive={_NODE}"]
+    device = ["-device", f"nvme,serial=labctl-root,ioeventfd=on,drive={_NODE}"]
     if file.suffix != ".qcow2":
         return ["-drive", f"file={file},format=raw,if=none,id={_NODE},snapshot=on", *device]
     return ["-blockdev", json.dumps({"node-name": _NODE, "driver": "qcow2", "file": {"driver": "file", "filename": str(file)}}), *device]

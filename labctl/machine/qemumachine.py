@@ -95,10 +95,16 @@ def accelerator_of(target: Target, wanted: Literal["auto", "kvm", "tcg"]) -> Lit
 
 
 def clock_words(machine: str, accelerator: str) -> str:
-    """What a kernel must be told to keep time. Microvm has neither HPET nor PM timer to measure the TSC against: where a busy host lets
-    that fail, the kernel waits for ever for a tick that it did not set up. An emulated TSC runs at the speed of the host's own."""
-    if machine != "microvm" or accelerator != "tcg":
+    """What a kernel must be told to keep time.
+
+    Linux on a PC panics where it sees no tick in a time that a busy host lets pass (``IO-APIC + timer doesn't work``), unless it is told
+    not to look. Microvm has neither HPET nor PM timer to measure the TSC against: where a busy host lets that fail, the kernel waits for
+    ever for a tick that it did not set up. An emulated TSC runs at the speed of the host's own.
+    """
+    if accelerator != "tcg":
         return ""
+    if machine != "microvm":
+        return " no_timer_check" if machine.split(",")[0] in ("q35", "pc") else ""
     speed = re.search(r"^cpu MHz\s*: ([0-9.]+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return f" tsc_early_khz={float(speed[1]) * 1000:.0f}" if speed else ""
 
