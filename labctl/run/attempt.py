@@ -199,11 +199,14 @@ class CellAttempt:
         """What the machine's own event log has gained in this attempt."""
         if self._logged is None or not isinstance(self._health, Health):
             return
-        with suppress(InfraError):
-            for event in self._health.events(self._logged, Deadline.after(HEALTH_DEADLINE)):
-                self.record.machine_event(MachineEvent(event.number, event.at, event.text))
+        try:
+            # Asked first: to read a log of a thousand entries takes a slow BMC longer than it may be given.
             if self._health.log_is_full(Deadline.after(HEALTH_DEADLINE)):
                 self.record.machine_event(MachineEvent(0, 0.0, _LOG_FULL))
+            for event in self._health.events(self._logged, Deadline.after(HEALTH_DEADLINE)):
+                self.record.machine_event(MachineEvent(event.number, event.at, event.text))
+        except InfraError as error:
+            self.record.machine_event(MachineEvent(0, 0.0, f"what the event log gained could not be read: {error.message}"))
 
     @property
     def copied(self) -> bool:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,12 +20,15 @@ import pytest
 
 from labctl.deadline import Deadline
 from labctl.errors import ConfigError, DeployError
+from labctl.machine.bootserver.delivery import Delivery
 from labctl.machine.bootserver.dhcp import Network, config
 from labctl.machine.bootserver.offer import Offer, Shelf, describe
 from labctl.machine.bootserver.script import boot_script
 from labctl.machine.bootserver.web import serving
 from labctl.machine.polling import until
-from labctl.model import Build
+from labctl.machine.protocols import DriverContext
+from labctl.machine.transcript import Transcript
+from labctl.model import Build, Target, TargetConfig
 from tests.temporary_lab import LABCTL
 
 SCRIPT = "#!ipxe\necho one\n"
@@ -120,6 +124,45 @@ def test_a_client_that_leaves_in_the_middle_is_noted(shelf: Shelf, port: int, of
         connection.close()
         assert until(lambda: any(fetch.ended for fetch in shelf.fetches(offer.token)), Deadline.after(20))
         assert not any(fetch.whole for fetch in shelf.fetches(offer.token))
+
+
+@pytest.mark.parametrize(
+    ("whole", "begun", "cause"),
+    [
+        ([], "", r"did not ask the boot server for anything, and did not boot"),
+        ([], "loader", r"in the middle of the kernel: \d+ of 3000000 bytes were sent|behind the loader, .*: it never asked for the kernel"),
+        (["loader"], "", r"the network was lost behind the loader, all of which was sent: it never asked for the kernel"),
+        (["loader"], "kernel", r"in the middle of the kernel: [1-9]\d+ of 3000000 bytes were sent"),
+        (["loader", "kernel"], "", r"the network was lost behind the kernel, all of which was sent: it never asked for the cmdline"),
+        (["loader", "kernel", "cmdline"], "", r"behind the cmdline, all of which was sent: it never asked for the initrd"),
+        (["loader", "kernel", "cmdline", "initrd"], "", r"the loader that checks it was not heard"),
+    ],
+)
+def test_where_the_network_was_lost_is_told(tmp_path: Path, offer: Offer, whole: list[str], begun: str, cause: str) -> None:
+    (tmp_path / "work").mkdir()
+    target = Target("rack1", TargetConfig.model_validate({"schema": 1, "cpus": 1, "memory": "256M", "drivers": {"qemu": {}}}))
+    with Transcript() as transcript, socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+        probe.close()
+        delivery = Delivery(DriverContext(target, tmp_path / "work"), transcript, "drivers.netboot", "127.0.0.1", port, "", None)
+        try:
+            delivery.put({"initrd": offer.files["kernel"], "kernel": offer.files["kernel"]}, "quiet")
+            assert delivery.offer is not None
+            for name in whole:
+                assert ask(port, f"/offer/{delivery.offer.token}/{name}")[0] == 200
+                assert until(lambda name=name: delivery.fetches()[name].whole, Deadline.after(20))  # type: ignore[misc]
+            with socket.create_connection(("127.0.0.1", port)) as machine:
+                machine.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+                if begun:  # and then its cable is out
+                    machine.sendall(f"GET /offer/{delivery.offer.token}/{begun} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                    assert until(
+                        lambda: begun in delivery.fetches() and delivery.fetches()[begun].sent > 0,
+                        Deadline.after(20),
+                    )
+                with pytest.raises(DeployError, match=cause):
+                    delivery.arrived(ready=False)
+        finally:
+            delivery.release()
 
 
 def test_a_port_that_is_taken(shelf: Shelf, port: int) -> None:

@@ -136,7 +136,7 @@ class Delivery:
         said so, and was not heard."""
         said = self._check_words()
         assert self.offer is not None  # noqa: S101  # for the type checker
-        wanted = {part: file.digest for part, file in self.offer.files.items() if part in PARTS}
+        wanted = {part: self.offer.files[part].digest for part in PARTS if part in self.offer.files}
         if said == wanted:
             return
         fetched = self.fetches()
@@ -147,8 +147,8 @@ class Delivery:
                 tail=self.transcript.tail(10, self._since),
                 remedy="does it boot from the network, and does its DHCP name this boot server? docs/real-servers.md",
             )
-        before = ""
-        for part in wanted:
+        before = "" if self._is_uefi else "loader"
+        for part in wanted:  # in the order in which the script fetches them
             if part not in fetched and before:
                 raise self._failed(
                     f"the network was lost behind the {before}, all of which was sent: it never asked for the {part}", _CABLE

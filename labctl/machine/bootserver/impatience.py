@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from labctl.deadline import Deadline, DeadlineExpired
-from labctl.errors import ConsoleLost
+from labctl.errors import ConsoleLost, StorageError
 from labctl.machine.protocols import Console
 from labctl.machine.transcript import ConsoleEnded, Transcript
 
@@ -26,24 +26,25 @@ class Impatience:
     console: Console
 
     _over: threading.Event = field(default_factory=threading.Event, init=False)
-    _thread: threading.Thread | None = field(default=None, init=False)
+    _pressing: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def begin(self) -> None:
         """From what the console says next until `end`. Begun already is no error: what was begun is over."""
         self.end()
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._press, args=(self._over, self.transcript.size), name="impatience", daemon=True)
-        self._thread.start()
+        arguments = (self._over, self.transcript.size)
+        threading.Thread(target=self._press, args=arguments, name="impatience", daemon=True).start()
 
     def end(self) -> None:
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        """No key is pressed from now on. The thread, which may still wait for words, sees that at its next look."""
+        with self._pressing:
+            self._over.set()
 
     def _press(self, over: threading.Event, since: int) -> None:
-        with self.transcript.watch([WAITS_FOR], since) as prompts, suppress(ConsoleEnded, ConsoleLost):
+        with self.transcript.watch([WAITS_FOR], since) as prompts, suppress(ConsoleEnded, ConsoleLost, StorageError):
             while not over.is_set():
                 with suppress(DeadlineExpired):
                     prompts.next(Deadline.after(_LOOK))
-                    self.console.write(_KEY)
+                    with self._pressing:
+                        if not over.is_set():
+                            self.console.write(_KEY)

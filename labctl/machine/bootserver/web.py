@@ -22,7 +22,7 @@ from dataclasses import replace
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from labctl.deadline import Deadline
 from labctl.errors import DeployError
@@ -34,8 +34,8 @@ PATIENCE = 30.0
 _ANSWER = 3.0
 """Seconds until a boot server that is asked has answered."""
 _CHUNK = 1 << 18
-_NOTED = 1.0
-"""Seconds between two notes of a transfer that goes on."""
+_NOTED = 0.2
+"""Seconds between two notes of a transfer that goes on, and until one that stalls is noted as far as it came."""
 _BUFFER = 1 << 18
 """Bytes under way at most: what is noted as sent has almost arrived."""
 _CONNECTIONS = 256
@@ -140,20 +140,30 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             if self.command == "HEAD":
                 return
-            fetch = Fetch(name, 0, last - first + 1, now(), False)
-            number, noted = self._note(offer, fetch), time.monotonic()
             stream.seek(first)
-            try:
-                while fetch.sent < fetch.size and (data := stream.read(min(_CHUNK, fetch.size - fetch.sent))):
-                    self.wfile.write(data)
-                    fetch = replace(fetch, sent=fetch.sent + len(data), at=now())
-                    if time.monotonic() - noted >= _NOTED:
-                        noted = time.monotonic()
+            self._send_file(stream, offer, Fetch(name, 0, last - first + 1, now(), False))
+
+    def _send_file(self, stream: BinaryIO, offer: Offer, fetch: Fetch) -> None:
+        number, noted, moved = self._note(offer, fetch), fetch, time.monotonic()
+        due = moved + _NOTED
+        self.connection.settimeout(_NOTED)
+        try:
+            while fetch.sent < fetch.size and (data := stream.read(min(_CHUNK, fetch.size - fetch.sent))):
+                left = memoryview(data)
+                while left:
+                    with suppress(TimeoutError):
+                        taken = self.connection.send(left)
+                        fetch, left, moved = replace(fetch, sent=fetch.sent + taken, at=now()), left[taken:], time.monotonic()
+                    if time.monotonic() - moved > PATIENCE:
+                        raise TimeoutError
+                    if fetch is not noted and time.monotonic() >= due:
                         self._note(offer, fetch, number)
-            except OSError:
-                self.close_connection = True  # the machine has gone, or takes nothing any more
-            finally:
-                self._note(offer, replace(fetch, ended=True), number)
+                        noted, due = fetch, time.monotonic() + _NOTED
+            self.connection.settimeout(PATIENCE)
+        except OSError:
+            self.close_connection = True  # the machine has gone, or takes nothing any more
+        finally:
+            self._note(offer, replace(fetch, ended=True), number)
 
 
 class _Server(ThreadingHTTPServer):
