@@ -23,9 +23,9 @@ NAME = "rack1"
 SAME = """schema = 1
 cpus = 1
 memory = "512M"
+disk = "2G"
 append = "console=ttyS0,115200"
 [drivers.qemu]
-disk_bus = "none"
 [drivers.console_shell]
 """
 ONE = """def test_uname(shell, build):
