@@ -40,6 +40,8 @@ class Disk:
     """What the disk holds at first: ``ext4``, or nothing."""
     slot: bool = False
     """It is in a slot of its own, from which it can be taken while the machine is on."""
+    counted: bool = False
+    """Of a machine in virtual time: a request is taken when it is made, not when another thread of the host's gets to it."""
 
     @property
     def loses(self) -> bool:
@@ -92,6 +94,7 @@ class Disk:
         bus = self.bus if on_pci else "virtio"
         slot, place = (["-device", "pcie-root-port,id=slot0"], ",bus=slot0") if self.slot and on_pci else ([], "")
         if bus == "virtio":
+            place += ",ioeventfd=off" if self.counted and on_pci else ""
             place += ",werror=report,rerror=report"  # else QEMU stops the machine where the host's disk is full, and nobody is told
         return ["-blockdev", json.dumps({"node-name": NODE, **behind}), *slot, "-device", f"{device[bus]},drive={NODE},id={DEVICE}{place}"]
 

@@ -457,7 +457,9 @@ class Qemu:
     def _disk(self) -> Disk | None:
         size = self._config.disk
         filesystem = "" if self._has_copy_of_disk else self.disk_filesystem
-        return Disk(size, self.disk_bus, self.disk_backend, filesystem, self.disk_slot) if size and self.disk_bus != "none" else None
+        if not size or self.disk_bus == "none":
+            return None
+        return Disk(size, self.disk_bus, self.disk_backend, filesystem, self.disk_slot, self._counts)
 
     def _start(self, build: Build, deadline: Deadline) -> _Process:
         file, volatile = None, None
