@@ -67,7 +67,7 @@ static void reach(const char *path)
 		close(stream);
 		if (!left_ms() || (why != ENOENT && why != ECONNREFUSED))
 			leave(3, strerror(why));
-		struct timespec pause = {.tv_nsec = 10000000};
+		struct timespec pause = {.tv_nsec = 50000000}; /* QEMU takes a second to be there, and each try is dear */
 		nanosleep(&pause, NULL);
 	}
 }

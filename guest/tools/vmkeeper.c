@@ -13,7 +13,8 @@
  *
  * A word `{console}` in the program's words becomes the number of a descriptor, a stream socket that is the VM's console; without one the
  * console is the program's standard input and output. Times are CLOCK_MONOTONIC's in ns. Of a console that says a lot the last MOST bytes
- * are kept: offsets go on counting. RESTARTS: how often it is started again when it ends by itself, whatever its status.
+ * are kept: offsets go on counting. RESTARTS: how often it is started again when it ends
+ * by itself and its status is not 0.
  *
  * Exit status: 0; 1 no (the text did not come, the program ended: the line printed says `late` or `ended`); 2 called wrongly; 3 no keeper.
  */
@@ -394,7 +395,7 @@ static void reap(void)
 	if (child_said >= 0)
 		close(child_said);
 	child_console = child_said = -1;
-	if (!ending && restarts_left > 0) {
+	if (!ending && ended_how && restarts_left > 0) {
 		restarts_left--;
 		if (spawn())
 			child = 0;

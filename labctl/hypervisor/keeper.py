@@ -93,8 +93,8 @@ class Keeper:
 
     def wait(self, folder: str, text: str, since: int, deadline: Deadline) -> Heard | str:
         """Where and when the console said it; else why it did not: ``late``, ``ended``, ``gone``."""
-        if not text or len(text.encode()) > 256 or not text.isprintable() or "\n" in text:
-            raise ValueError("1 to 256 bytes of one line")
+        if not text.isprintable() or not 1 <= len(text.encode()) <= 256:
+            raise ValueError("1 to 256 bytes that can be printed")
         command = f"vmkeeper wait {folder} {since} {max(1, int(deadline.left * 1000))} {shlex.quote(text)}"
         done = self.shell(command, deadline, check=False)
         if done.status == 0 and (found := re.fullmatch(r"at=([0-9]{1,20}) ns=([0-9]{1,20})\n", done.output)):
@@ -131,8 +131,11 @@ class Keeper:
 
     def clock(self, deadline: Deadline) -> tuple[float, float]:
         """The machine's monotonic and real-time clocks now, in seconds."""
-        told = self.shell("vmkeeper clock", deadline).output
-        found = re.fullmatch(r"monotonic=([0-9]{1,20}) realtime=([0-9]{1,20})\n", told)
+        return self.clock_of(self.shell("vmkeeper clock", deadline).output)
+
+    def clock_of(self, told: str) -> tuple[float, float]:
+        """What ``vmkeeper clock`` said → seconds."""
+        found = re.match(r"monotonic=([0-9]{1,20}) realtime=([0-9]{1,20})\n", told)
         if not found:
             raise VmFailed(f"the machine's clock says {told[:80]!r}", target=self.session.name)
         return int(found[1]) / 1e9, int(found[2]) / 1e9

@@ -18,7 +18,7 @@ from labctl.errors import ConfigError
 
 NAME_PATTERN = r"^[a-z][a-z0-9-]{0,30}$"
 """Of VMs, disks, cards, networks and templates: safe as a file name, a shell word, a host name and the id of a device."""
-_PCI = re.compile(r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")
+PCI_PATTERN = r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$"
 _MAC = re.compile(r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")
 
 
@@ -98,7 +98,7 @@ class VmSpec:
         _need(all(0 <= cpu < 4096 for cpu in self.pinned), "pinned", self.pinned, "numbers of the machine's CPUs")
         _need(0 <= self.restarts <= 1000, "restarts", self.restarts, "0 to 1000")
         for device in self.devices:
-            _need(_PCI.match(device) is not None, "devices", device, "DOMAIN:BUS:DEVICE.FUNCTION, such as 0000:00:04.0")
+            _need(re.fullmatch(PCI_PATTERN, device) is not None, "devices", device, "DOMAIN:BUS:DEVICE.FUNCTION, such as 0000:00:04.0")
         for nic in self.nics:
             _need(not nic.mac or _MAC.match(nic.mac) is not None, "nics", nic.mac, "six bytes in hex with : between them")
         for disk in self.disks:
@@ -317,8 +317,12 @@ class Migrates(Protocol):
     def receive(self, spec: VmSpec, source: str, deadline: Deadline) -> str:
         """Wait for a VM like this one, which comes over the network from that address; returns where it is to be sent."""
 
+    def clock(self, deadline: Deadline) -> tuple[float, float]:
+        """The machine's monotonic clock, that of `Heard.at`, and its real-time clock at the same moment, in seconds."""
+
     def migrate(self, vm: str, to: str, deadline: Deadline) -> Migration:
-        """The VM runs at the other end, and here no more: it is off. VmFailed if not, and then it runs here as before."""
+        """The VM runs at the other end, and is off here, where it can still be read what its console said.
+        VmFailed if not, and then it runs here as before."""
 
 
 @runtime_checkable

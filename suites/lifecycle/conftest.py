@@ -1,31 +1,21 @@
-"""What the tests of a hypervisor share: a tiny guest, and how long a verb may take."""
+"""A tiny guest, and a Linux one for all tests of a cell."""
+
+from functools import partial
 
 import pytest
 
-from labctl.deadline import Deadline
-from labctl.hypervisor.protocols import VmSpec
-
-TINY = "/usr/bin/tinyguest"
-MIB = 1 << 20
-VERB_S = 60.0
-"""Seconds for one verb under emulation, on a busy host."""
+from labctl.hypervisor.guests import start_linux, start_tiny
 
 
 @pytest.fixture
-def soon():
-    """``soon()``: until when a verb is to have become true."""
-    return lambda seconds=VERB_S: Deadline.after(seconds)
-
-
-@pytest.fixture
-def tiny(hypervisor, soon):
+def tiny(hypervisor):
     """``tiny("one", "hz=10", memory=...)``: a tiny guest that runs and is ready."""
+    return partial(start_tiny, hypervisor)
 
-    def start(name, append="", **more):
-        spec = VmSpec(name, TINY, append=append, **more)
-        hypervisor.create(spec, soon())
-        hypervisor.start(name, soon())
-        hypervisor.heard(name, "tiny: ready", soon())
-        return name
 
-    return start
+@pytest.fixture
+def linux(hypervisor, keep_vm):
+    """A Linux that runs and has a shell on its console: ``linux.run("uname -r")``. It is dear: all tests of a cell share it."""
+    guest = start_linux(hypervisor)
+    keep_vm(guest.name)
+    return guest

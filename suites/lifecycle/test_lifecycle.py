@@ -4,20 +4,20 @@ import time
 
 import pytest
 
-from conftest import MIB, TINY
 from labctl.errors import VmFailed
+from labctl.hypervisor.guests import MIB, TINY, next_beat, soon
 from labctl.hypervisor.protocols import VmSpec, VmState
 from labctl.model import Direction, Metric
 
 START = Metric("vm.start", "s", Direction.LOWER, "from the request for a VM to its guest's word that it is ready")
 
 
-def states(hypervisor, soon):
+def states(hypervisor):
     return {vm.name: vm.state for vm in hypervisor.list(soon())}
 
 
 @pytest.mark.story("US-14", "US-17")
-def test_create(hypervisor, soon):
+def test_create(hypervisor):
     """A VM that is created is there, as it was described, and is off; a second one of its name is refused, and harms nothing."""
     hypervisor.create(VmSpec("one", TINY, memory=24 * MIB, cpus=2), soon())
     (one,) = hypervisor.list(soon())
@@ -28,7 +28,7 @@ def test_create(hypervisor, soon):
 
 
 @pytest.mark.story("US-14")
-def test_create_without_kernel(hypervisor, soon):
+def test_create_without_kernel(hypervisor):
     """A VM whose kernel is not there is refused by its name, and nothing is left of it."""
     with pytest.raises(VmFailed, match="/no/such/kernel"):
         hypervisor.create(VmSpec("one", "/no/such/kernel"), soon())
@@ -37,17 +37,18 @@ def test_create_without_kernel(hypervisor, soon):
 
 @pytest.mark.story("US-15", "US-16", "US-17")
 @pytest.mark.requires(hypervisor=["Consoles"])
-def test_start_and_stop(hypervisor, soon, record):
+def test_start_and_stop(hypervisor, record):
     """A VM that is started is ready and beats by its own timer; stopped it is off and still there; it can be started again."""
     began = time.monotonic()
     hypervisor.create(VmSpec("one", TINY, append="hz=10"), soon())
     hypervisor.start("one", soon())
-    ready = hypervisor.heard("one", "tiny: ready", soon())
+    hypervisor.heard("one", "tiny: ready", soon())
     record(START, time.monotonic() - began, guest="tiny")
-    assert states(hypervisor, soon) == {"one": VmState.RUNNING}
-    hypervisor.heard("one", "tiny: beat 3 ", soon(), ready.offset)
+    assert states(hypervisor) == {"one": VmState.RUNNING}
+    next_beat(hypervisor, "one")
+    next_beat(hypervisor, "one")
     hypervisor.stop("one", soon())
-    assert states(hypervisor, soon) == {"one": VmState.OFF}
+    assert states(hypervisor) == {"one": VmState.OFF}
     hypervisor.stop("one", soon())  # off already is no error
     hypervisor.start("one", soon())
     hypervisor.heard("one", "tiny: ready", soon())
@@ -57,18 +58,18 @@ def test_start_and_stop(hypervisor, soon, record):
 
 
 @pytest.mark.story("US-17")
-def test_list(hypervisor, soon, tiny):
+def test_list(hypervisor, tiny):
     """Of several VMs each is listed with its own state."""
     tiny("one")
     hypervisor.create(VmSpec("two", TINY), soon())
     tiny("three")
     hypervisor.stop("three", soon())
-    assert states(hypervisor, soon) == {"one": VmState.RUNNING, "two": VmState.OFF, "three": VmState.OFF}
+    assert states(hypervisor) == {"one": VmState.RUNNING, "two": VmState.OFF, "three": VmState.OFF}
 
 
 @pytest.mark.story("US-22")
 @pytest.mark.requires(hypervisor=["Consoles"])
-def test_console(hypervisor, soon, tiny):
+def test_console(hypervisor, tiny):
     """What is typed on the console of a VM reaches its guest, and the answer is read from it; nothing that was said before is lost."""
     one, two = tiny("one", "hz=5"), tiny("two", "hz=5")
     before = hypervisor.said(one, soon())
@@ -80,7 +81,7 @@ def test_console(hypervisor, soon, tiny):
 
 @pytest.mark.story("US-19")
 @pytest.mark.requires(cpus=2, hypervisor=["Pins"])
-def test_pin(hypervisor, soon, tiny):
+def test_pin(hypervisor, tiny):
     """The CPUs of a VM run where they are pinned to, as the machine's own kernel sees it, from its start and when that is changed."""
     one = tiny("one", cpus=2, pinned=(1,))
     assert hypervisor.pinned(one, soon()) == ((1,), (1,))
@@ -92,7 +93,7 @@ def test_pin(hypervisor, soon, tiny):
 
 @pytest.mark.story("US-40")
 @pytest.mark.requires(hypervisor=["Audits"])
-def test_audit(hypervisor, soon, tiny):
+def test_audit(hypervisor, tiny):
     """Each verb is in the audit log with who, when, to which VM and how it ended, also one that failed, in their order."""
     before = hypervisor.audit(soon())
     tiny("one")

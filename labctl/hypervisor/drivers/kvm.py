@@ -10,15 +10,29 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from ipaddress import ip_address, ip_interface
+from typing import Any, Literal
 
 from labctl.deadline import Deadline
 from labctl.errors import ConfigError, LabctlError, TargetHung, VmFailed
 from labctl.hypervisor import qemuvm, specfile
 from labctl.hypervisor.keeper import Keeper, Status
-from labctl.hypervisor.monitor import Monitor, Told, command
-from labctl.hypervisor.protocols import AuditEntry, Heard, Vm, VmNic, VmSpec, VmState
+from labctl.hypervisor.monitor import EVENTS_ON, MIGRATED, Monitor, Told, command
+from labctl.hypervisor.protocols import (
+    NAME_PATTERN,
+    PCI_PATTERN,
+    AuditEntry,
+    Heard,
+    Migration,
+    Vm,
+    VmDisk,
+    VmMetrics,
+    VmNic,
+    VmSpec,
+    VmState,
+)
 from labctl.machine.session import Session
 from labctl.parsers.text import last_lines, visible
 
@@ -27,6 +41,9 @@ LOOK_S = 5.0
 """Seconds that a QEMU which is only looked at may take to answer."""
 _USB: Mapping[str, str] = {"keyboard": "usb-kbd", "tablet": "usb-tablet", "storage": "usb-storage"}
 _USB_SIZE = 1 << 20
+TICKS_S = 100
+"""Of the times in /proc/PID/stat in a second: the kernel's USER_HZ."""
+MIGRATION_PORT = 4444
 
 
 @dataclass
@@ -134,6 +151,329 @@ class Kvm:
         told = self.keeper.shell("; ".join(f"grep Cpus_allowed_list: /proc/{pid}/task/{thread}/status" for thread in threads), deadline)
         return tuple(cpu_list(line.partition(":")[2]) for line in told.output.splitlines())
 
+    # --- Snapshots
+
+    def snapshot(self, vm: str, name: str, deadline: Deadline) -> None:
+        with self._audited("snapshot", vm, deadline):
+            _check_name(name)
+            spec, folder = self._spec(vm, deadline), f"{_folder(vm)}/snapshot-{name}"
+            ran = self._ask(vm, [command("query-status"), command("stop")], deadline).returned[0]["status"] == "running"
+            try:
+                self.keeper.shell(f"rm -rf {folder}; mkdir {folder}", deadline)
+                self._save(vm, f"{folder}/state", deadline)
+                self._keep(folder, [("state", ""), *self._files(spec)], deadline)
+            finally:
+                if ran:
+                    self._ask(vm, [command("cont")], Deadline.after(max(deadline.left, LOOK_S)))
+
+    def restore(self, vm: str, name: str, deadline: Deadline) -> None:
+        with self._audited("restore", vm, deadline):
+            _check_name(name)
+            spec, folder = self._spec(vm, deadline), f"{_folder(vm)}/snapshot-{name}"
+            self._check_whole(vm, f"its snapshot {name}", folder, deadline)
+            self.keeper.end(_folder(vm), deadline)
+            self._put_back(folder, self._files(spec), deadline)
+            self._load(spec, f"{folder}/state", deadline)
+
+    def _save(self, vm: str, file: str, deadline: Deadline) -> None:
+        """Memory and devices of a VM that is paused, into a file."""
+        told = self._ask(vm, [EVENTS_ON, command("migrate", uri=f"exec:cat >{file}"), MIGRATED, command("query-migrate")], deadline)
+        if (found := told.returned[-1]).get("status") != "completed":
+            raise self._failed(vm, f"cannot be written down: {visible(str(found.get('error-desc', found.get('status'))))[:300]}")
+
+    def _load(self, spec: VmSpec, file: str, deadline: Deadline) -> None:
+        """A VM that goes on from such a file, paused."""
+        self._launch(spec, deadline, incoming="defer")
+        coming: Sequence[Mapping[str, Any] | str] = [
+            EVENTS_ON,
+            command("migrate-incoming", uri=f"exec:cat {file}"),
+            MIGRATED,
+            command("query-status"),
+        ]
+        status = self._ask(spec.name, coming, deadline).returned[-1]["status"]
+        if status != "paused":
+            raise self._failed(spec.name, f"is not paused after it was read back, but {status}")
+
+    def _files(self, spec: VmSpec) -> Sequence[tuple[str, str]]:
+        """Of a VM's own disks: a name for a copy, and the file. What was there before the VM is not its own."""
+        return [(f"disk-{disk.name}", qemuvm.disk_file(disk, _folder(spec.name))) for disk in spec.disks if not disk.file]
+
+    def _keep(self, folder: str, files: Sequence[tuple[str, str]], deadline: Deadline) -> None:
+        """Copies in a folder, and a digest over each of its files."""
+        copies = [f"cp {source} {folder}/{name}" for name, source in files if source]
+        names = " ".join(name for name, _ in files)
+        self.keeper.shell(" && ".join([*copies, f"cd {folder}", f"sha256sum {names} >digests"]), deadline)
+
+    def _put_back(self, folder: str, files: Sequence[tuple[str, str]], deadline: Deadline) -> None:
+        if files:
+            self.keeper.shell(" && ".join(f"cp {folder}/{name} {file}" for name, file in files), deadline)
+
+    def _check_whole(self, vm: str, what: str, folder: str, deadline: Deadline) -> None:
+        done = self.keeper.shell(f"cd {folder} && sha256sum -c digests", deadline, check=False)
+        if done.status != 0:
+            wrong = [line.partition(":")[0] for line in done.output.splitlines() if not line.endswith(": OK")]
+            why = f"{', '.join(wrong)} is not what was kept" if wrong else "it does not exist"
+            raise self._failed(vm, f"{what} is corrupt: {visible(why)[:200]}" if wrong else f"{what} does not exist")
+
+    # --- Templates
+
+    def template(self, vm: str, name: str, deadline: Deadline) -> None:
+        with self._audited("template", vm, deadline):
+            _check_name(name)
+            spec, folder = self._spec(vm, deadline), f"{TEMPLATES}/{name}"
+            if self.keeper.status([_folder(vm)], deadline)[_folder(vm)].state == "running":
+                raise self._failed(vm, "is not off: what its disks hold is not all there is of it")
+            made = f"mkdir -p {TEMPLATES} && mkdir {folder} 2>/dev/null || {{ echo there is one already; exit 5; }}"
+            if (done := self.keeper.shell(made, deadline, check=False)).status != 0:
+                raise self._failed(vm, f"template {name}: {visible(done.output.strip())[-200:]}")
+            self._keep(folder, [("spec.json", f"{_folder(vm)}/spec.json"), *self._files(spec)], deadline)
+
+    def clone(self, template: str, vm: str, deadline: Deadline) -> None:
+        with self._audited("clone", vm, deadline):
+            _check_name(template)
+            folder = f"{TEMPLATES}/{template}"
+            self._check_whole(vm, f"template {template}", folder, deadline)
+            kept = specfile.from_json(self.keeper.shell(f"cat {folder}/spec.json", deadline).output)
+            # Its addresses are made anew from its own name: two cards on one network must not share one.
+            spec = replace(kept, name=vm, nics=tuple(replace(nic, mac="") for nic in kept.nics))
+            self._define(spec, deadline)
+            self._put_back(folder, self._files(spec), deadline)
+
+    def forget(self, template: str, deadline: Deadline) -> None:
+        with self._audited("forget", template, deadline):
+            self.keeper.shell(f"rm -rf {TEMPLATES}/{template}", deadline)
+
+    # --- AttachesDisks, AttachesNics, AttachesUsb, Networks
+
+    def attach_disk(self, vm: str, disk: VmDisk, deadline: Deadline) -> None:
+        with self._audited("attach disk", vm, deadline):
+            spec, folder = self._spec(vm, deadline), _folder(vm)
+            more = replace(spec, disks=(*spec.disks, disk))
+            self._only_once(vm, disk.name, [each.name for each in spec.disks])
+            file = qemuvm.disk_file(disk, folder)
+            self.keeper.shell(f"[ -f {file} ] || [ -b {file} ]" if disk.file else f"truncate -s {disk.size} {file}", deadline)
+            block = {"driver": "raw", "node-name": f"disk-{disk.name}", "file": {"driver": "file", "filename": file}}
+            device = qemuvm.disk_device(disk.name)
+            self._ask(vm, [{"execute": "blockdev-add", "arguments": block}, {"execute": "device_add", "arguments": device}], deadline)
+            self._rewrite(more, deadline)
+
+    def detach_disk(self, vm: str, name: str, deadline: Deadline) -> None:
+        with self._audited("detach disk", vm, deadline):
+            spec = self._spec(vm, deadline)
+            disk = next((each for each in spec.disks if each.name == name), None)
+            if disk is None:
+                raise self._failed(vm, f"has no disk {name}")
+            self._unplug(vm, f"blk-{name}", [command("blockdev-del", node_name=f"disk-{name}")], deadline)
+            self._rewrite(replace(spec, disks=tuple(each for each in spec.disks if each != disk)), deadline)
+            if not disk.file:
+                self.keeper.shell(f"rm -f {qemuvm.disk_file(disk, _folder(vm))}", deadline)
+
+    def attach_nic(self, vm: str, nic: VmNic, deadline: Deadline) -> None:
+        with self._audited("attach nic", vm, deadline):
+            spec, folder = self._spec(vm, deadline), _folder(vm)
+            more = replace(spec, nics=(*spec.nics, nic))
+            self._only_once(vm, nic.name, [each.name for each in spec.nics])
+            self.keeper.shell("; ".join(["set -e", "modprobe -a tun bridge", *self._network(nic, folder)]), deadline)
+            card = {"execute": "device_add", "arguments": qemuvm.nic_device(vm, nic)}
+            self._ask(vm, [{"execute": "netdev_add", "arguments": qemuvm.netdev(vm, nic, folder)}, card], deadline)
+            self._rewrite(more, deadline)
+
+    def detach_nic(self, vm: str, name: str, deadline: Deadline) -> None:
+        with self._audited("detach nic", vm, deadline):
+            spec = self._spec(vm, deadline)
+            if name not in [each.name for each in spec.nics]:
+                raise self._failed(vm, f"has no card {name}")
+            self._unplug(vm, f"nic-{name}", [command("netdev_del", id=f"net-{name}")], deadline)
+            self._rewrite(replace(spec, nics=tuple(each for each in spec.nics if each.name != name)), deadline)
+
+    def attach_usb(self, vm: str, name: str, kind: Literal["keyboard", "tablet", "storage"], deadline: Deadline) -> None:
+        with self._audited("attach usb", vm, deadline):
+            _check_name(name)
+            if kind not in _USB:
+                raise ConfigError(f"no USB device {kind!r}; known: {', '.join(_USB)}")
+            there = self._ask(vm, [command("qom-list", path="/machine/peripheral")], deadline).returned[0]
+            steps: list[Mapping[str, Any] | str] = []
+            if "usb" not in [each["name"] for each in there]:
+                steps.append(command("device_add", driver="qemu-xhci", id="usb"))
+            device = {"driver": _USB[kind], "id": f"usb-{name}", "bus": "usb.0"}
+            if kind == "storage":
+                file = f"{_folder(vm)}/usb-{name}.raw"
+                self.keeper.shell(f"truncate -s {_USB_SIZE} {file}", deadline)
+                block = {"driver": "raw", "node-name": f"usb-disk-{name}", "file": {"driver": "file", "filename": file}}
+                steps.append({"execute": "blockdev-add", "arguments": block})
+                device["drive"] = f"usb-disk-{name}"
+            self._ask(vm, [*steps, {"execute": "device_add", "arguments": device}], deadline)
+
+    def detach_usb(self, vm: str, name: str, deadline: Deadline) -> None:
+        with self._audited("detach usb", vm, deadline):
+            _check_name(name)
+            self._unplug(vm, f"usb-{name}", [], deadline)
+
+    def address(self, network: str, address: str, deadline: Deadline) -> str:
+        device = qemuvm.bridge(network)
+        self.keeper.shell(f"ip address replace {ip_interface(address)} dev {device}", deadline)
+        return device
+
+    def _unplug(self, vm: str, device: str, after: Sequence[Mapping[str, Any]], deadline: Deadline) -> None:
+        """Until its guest has let go of it."""
+        self._ask(vm, [command("device_del", id=device), f'DEVICE_DELETED.*"{device}"|"{device}".*DEVICE_DELETED', *after], deadline)
+
+    def _only_once(self, vm: str, name: str, there: Sequence[str]) -> None:
+        if name in there:
+            raise self._failed(vm, f"has {name} already")
+
+    def _rewrite(self, spec: VmSpec, deadline: Deadline) -> None:
+        file = f"{_folder(spec.name)}/spec.json"
+        self.keeper.shell(f"printf '%s\\n' {shlex.quote(specfile.to_json(spec))} >{file}.new && mv {file}.new {file}", deadline)
+
+    # --- Meters
+
+    def metrics(self, vm: str, deadline: Deadline) -> VmMetrics:
+        spec, pid = self._spec(vm, deadline), self._status(vm, deadline).pid
+        cards = " ".join(f"/sys/class/net/{qemuvm.tap(vm, nic.name)}/statistics/?x_bytes" for nic in spec.nics)
+        lines = [f"cat /proc/{pid}/stat", f"grep -E '^Pss:' /proc/{pid}/smaps_rollup", *([f"cat {cards}"] if cards else [])]
+        told = self.keeper.shell(" && ".join(lines), deadline).output.splitlines()
+        blocks = self._ask(vm, [command("query-blockstats")], deadline).returned[0]
+        try:
+            ticks = told[0].rpartition(")")[2].split()
+            # Of a tap what it receives is what its guest sends.
+            counts = [int(line) for line in told[2:]]
+            return VmMetrics(
+                cpu_s=(int(ticks[11]) + int(ticks[12])) / TICKS_S,
+                memory=int(told[1].split()[1]) << 10,
+                read=sum(int(block["stats"]["rd_bytes"]) for block in blocks),
+                written=sum(int(block["stats"]["wr_bytes"]) for block in blocks),
+                received=sum(counts[1::2]),
+                sent=sum(counts[0::2]),
+            )
+        except (IndexError, KeyError, ValueError):
+            raise self._failed(vm, f"what it takes cannot be read: {visible(' '.join(told))[:200]}") from None
+
+    # --- Restarts
+
+    def kill(self, vm: str, deadline: Deadline) -> float:
+        pid = self._status(vm, deadline).pid
+        told = self.keeper.shell(f"vmkeeper clock && kill -9 {pid}", deadline).output
+        return self.keeper.clock_of(told)[0]
+
+    def starts(self, vm: str, deadline: Deadline) -> int:
+        return self.keeper.status([_folder(vm)], deadline)[_folder(vm)].starts
+
+    # --- BacksUp
+
+    def backup(self, vm: str, disk: str, file: str, deadline: Deadline) -> str:
+        with self._audited("backup", vm, deadline):
+            if disk not in [each.name for each in self._spec(vm, deadline).disks]:
+                raise self._failed(vm, f"has no disk {disk}")
+            job = command("drive-backup", job_id="backup", device=f"disk-{disk}", target=file, sync="full", format="raw")
+            told = self._ask(vm, [job, "BLOCK_JOB_COMPLETED"], deadline)
+            ended = next(event for event in told.events if event["event"] == "BLOCK_JOB_COMPLETED")["data"]
+            if ended.get("error") or ended.get("offset") != ended.get("len"):
+                raise self._failed(vm, f"its backup ended early: {visible(str(ended.get('error', 'not all of it')))[:200]}")
+            return self._digest(vm, self.keeper.shell(f"sha256sum {shlex.quote(file)}", deadline).output)
+
+    def restore_backup(self, vm: str, disk: str, file: str, digest: str, deadline: Deadline) -> None:
+        with self._audited("restore backup", vm, deadline):
+            into = next((each for each in self._spec(vm, deadline).disks if each.name == disk), None)
+            if into is None:
+                raise self._failed(vm, f"has no disk {disk}")
+            if self.keeper.status([_folder(vm)], deadline)[_folder(vm)].state == "running":
+                raise self._failed(vm, "is not off: it would write over what is put back")
+            if self._digest(vm, self.keeper.shell(f"sha256sum {shlex.quote(file)}", deadline).output) != digest:
+                raise self._failed(vm, f"the backup {file} is corrupt: it is not what was written")
+            self.keeper.shell(f"cat {shlex.quote(file)} >{qemuvm.disk_file(into, _folder(vm))}", deadline)
+
+    # --- Migrates
+
+    def receive(self, spec: VmSpec, source: str, deadline: Deadline) -> str:
+        with self._audited("receive", spec.name, deadline):
+            self._define(spec, deadline)
+            # QEMU chooses no port by itself: one for each VM that is there, out of the way of everything else.
+            port = MIGRATION_PORT + len(self._specs(deadline))
+            self._launch(replace(spec, paused=False), deadline, incoming=f"tcp:0.0.0.0:{port}")
+            told = self.keeper.shell(f"ip route get {ip_address(source)}", deadline).output
+            found = re.search(r" src ([0-9a-f.:]+)", told)
+            if not found:
+                raise self._failed(spec.name, f"no way to {source}: {visible(told)[:200]}")
+            return f"tcp:{found[1]}:{port}"
+
+    def clock(self, deadline: Deadline) -> tuple[float, float]:
+        return self.keeper.clock(deadline)
+
+    def migrate(self, vm: str, to: str, deadline: Deadline) -> Migration:
+        with self._audited("migrate", vm, deadline):
+            if not re.fullmatch(r"tcp:[0-9a-f.:]+", to):
+                raise ConfigError(f"migrate: found {to!r}; allowed: what receive returned")
+            seconds = deadline.left
+            try:
+                told = self._ask(vm, [EVENTS_ON, command("migrate", uri=to), MIGRATED, command("query-migrate")], deadline)
+            except TargetHung:
+                # Neither came nor went: it stays, as it was.
+                self._ask(vm, [command("migrate_cancel"), MIGRATED.replace("failed", "failed|cancelled")], Deadline.after(LOOK_S))
+                raise self._failed(vm, f"has not arrived at {to} within {seconds:.0f} s; it runs here") from None
+            found = told.returned[-1]
+            if found.get("status") != "completed":
+                why = visible(str(found.get("error-desc") or found.get("status")))[:300]
+                raise self._failed(vm, f"did not arrive at {to}: {why}; it runs here")
+            # What its console said here stays to be read.
+            self._ask(vm, [command("quit")], deadline)
+            return Migration(float(found.get("total-time", 0)) / 1e3, float(found.get("downtime", 0)) / 1e3)
+
+    # --- PassesDevices
+
+    def group(self, device: str, deadline: Deadline) -> tuple[str, ...]:
+        _check_device(device)
+        told = self.keeper.shell(f"ls /sys/bus/pci/devices/{device}/iommu_group/devices", deadline, check=False)
+        if told.status != 0:
+            if self.keeper.shell(f"[ -e /sys/bus/pci/devices/{device} ]", deadline, check=False).status != 0:
+                raise VmFailed(f"the machine has no PCI device {device}", target=self.session.name)
+            why = "the machine has no IOMMU, or its kernel does not use it: nothing would keep the device from all memory"
+            raise VmFailed(f"PCI device {device} is in no IOMMU group: {why}", target=self.session.name)
+        return tuple(told.output.split())
+
+    def give(self, device: str, deadline: Deadline) -> None:
+        with self._audited("give", "host", deadline):
+            others = [each for each in self.group(device, deadline) if each != device]
+            look = f"cd /sys/bus/pci/devices; for d in {' '.join(others)}; do [ -e $d/driver ] && echo $d $(cat $d/class); done; true"
+            held = [line.split() for line in self.keeper.shell(look, deadline).output.splitlines()]
+            # A bridge belongs to its group, and has nothing that could be given away.
+            if used := [each[0] for each in held if not each[-1].startswith("0x06")]:
+                why = f"PCI device {device} shares its IOMMU group with {', '.join(used)}, which the machine uses"
+                raise VmFailed(why, target=self.session.name)
+            self._drive(device, "vfio-pci", deadline)
+
+    def take_back(self, device: str, deadline: Deadline) -> None:
+        with self._audited("take back", "host", deadline):
+            _check_device(device)
+            self._drive(device, "", deadline)
+
+    def _drive(self, device: str, by: str, deadline: Deadline) -> None:
+        """Bind a PCI device to a driver of the machine's kernel; without a name to the one that it would have had."""
+        home = f"/sys/bus/pci/devices/{device}"
+        lines = [
+            *(["modprobe vfio_pci"] if by else []),
+            f"if [ -e {home}/driver ]; then echo {device} >{home}/driver/unbind; fi",
+            f"echo '{by}' >{home}/driver_override",
+            f"echo {device} >/sys/bus/pci/drivers_probe",
+        ]
+        if by:
+            lines.append(f'[ "$(basename $(readlink -f {home}/driver))" = {by} ] || {{ echo no driver took it >&2; exit 1; }}')
+        done = self.keeper.shell("set -e; " + "; ".join(lines), deadline, check=False)
+        if done.status != 0:
+            why = f"PCI device {device} does not go to {by or 'its driver'}: {visible(done.stderr)[-200:]}"
+            raise VmFailed(why, target=self.session.name)
+
+    # --- Displays
+
+    def press(self, vm: str, keys: Sequence[str], deadline: Deadline) -> None:
+        self._ask(vm, [command("send-key", keys=[{"type": "qcode", "data": key} for key in keys])], deadline)
+
+    def screen(self, vm: str, deadline: Deadline) -> bytes:
+        file, picture = f"{_folder(vm)}/screen.ppm", BytesIO()
+        self._ask(vm, [command("screendump", filename=file)], deadline)
+        self.session.get(file, picture, deadline=Deadline.after(deadline.left + LOOK_S))
+        return picture.getvalue()
+
     # --- Audits
 
     def audit(self, deadline: Deadline) -> tuple[AuditEntry, ...]:
@@ -147,8 +487,7 @@ class Kvm:
     @contextmanager
     def _audited(self, verb: str, vm: str, deadline: Deadline) -> Iterator[None]:
         """The verb and how it ended are in the log before its caller knows."""
-        if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", vm):
-            raise ConfigError(f"no name of a VM: {vm!r}")
+        _check_name(vm)
         try:
             yield
         except LabctlError as error:
@@ -298,6 +637,16 @@ class Kvm:
 
 def _folder(vm: str) -> str:
     return f"{VMS}/{vm}"
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ConfigError(f"no name: {name!r}; allowed: a-z, 0-9 and -, at most 31, a letter first")
+
+
+def _check_device(device: str) -> None:
+    if not re.fullmatch(PCI_PATTERN, device):
+        raise ConfigError(f"no PCI device: {device!r}; allowed: DOMAIN:BUS:DEVICE.FUNCTION, such as 0000:00:04.0")
 
 
 def cpu_list(text: str) -> tuple[int, ...]:

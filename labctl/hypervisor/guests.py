@@ -1,0 +1,84 @@
+"""Guests that the suites of hypervisors start: one that is tiny and beats, and a Linux with a shell on its console."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+from labctl.deadline import Deadline
+from labctl.hypervisor.protocols import Consoles, Heard, Hypervisor, VmSpec
+
+TINY = "/usr/bin/tinyguest"
+"""The tool ``tinyguest``."""
+LINUX_KERNEL, LINUX_INITRD = "/usr/lib/labctl/linuxguest/kernel", "/usr/lib/labctl/linuxguest/initrd"
+"""The tool ``linuxguest``."""
+MIB = 1 << 20
+VERB_S = 120.0
+"""Seconds for one verb under emulation, on a busy host: on a quiet one it is a second."""
+LINUX_MEMORY = 160 * MIB
+BEAT = "tiny: beat "
+
+
+class HasConsoles(Hypervisor, Consoles, Protocol):
+    """A hypervisor whose VMs' consoles can be read."""
+
+
+def soon(seconds: float = VERB_S) -> Deadline:
+    """Until when a verb is to have become true."""
+    return Deadline.after(seconds)
+
+
+def start_tiny(hypervisor: HasConsoles, name: str, append: str = "", **more: Any) -> str:
+    """A tiny guest that runs and is ready; its name. Words: guest/tools/tinyguest/tiny.c. Raises as the verbs do."""
+    hypervisor.create(VmSpec(name, TINY, append=append, **more), soon())
+    hypervisor.start(name, soon())
+    hypervisor.heard(name, "tiny: ready", soon())
+    return name
+
+
+def next_beat(hypervisor: HasConsoles, vm: str, seconds: float = VERB_S) -> Heard:
+    """The first heartbeat that a tiny guest says from now on. VmFailed if none comes."""
+    return hypervisor.heard(vm, BEAT, soon(seconds), len(hypervisor.said(vm, soon())))
+
+
+def gaps(beats: Sequence[Heard]) -> Iterator[float]:
+    """Seconds between heartbeats, as they arrived."""
+    return (later.at - earlier.at for earlier, later in pairwise(beats))
+
+
+def number(beat: Heard) -> int:
+    """Of a heartbeat: how many ticks its guest's own timer has counted. ValueError for what is no beat."""
+    return int(beat.text.removeprefix(BEAT).split()[0])
+
+
+def start_linux(hypervisor: HasConsoles, name: str = "linux", **more: Any) -> LinuxGuest:
+    """A Linux that runs and has a shell on its console; as it is if it runs already. Raises as the verbs do."""
+    if name not in [vm.name for vm in hypervisor.list(soon()) if vm.state == "running"]:
+        hypervisor.destroy(name, soon())
+        given: dict[str, Any] = {"append": "console=ttyS0 quiet", "memory": LINUX_MEMORY} | more
+        hypervisor.create(VmSpec(name, LINUX_KERNEL, LINUX_INITRD, **given), soon())
+        hypervisor.start(name, soon())
+        hypervisor.heard(name, "labctl-guest: ready", soon(3 * VERB_S))
+    return LinuxGuest(hypervisor, name)
+
+
+@dataclass(frozen=True)
+class LinuxGuest:
+    """Commands by its console. That echoes what is typed: an answer stands between two words which the command does not hold as such."""
+
+    hypervisor: HasConsoles
+    name: str
+
+    def run(self, command: str, seconds: float = VERB_S) -> str:
+        """Its output, stripped. VmFailed if it does not end in time."""
+        since = len(self.hypervisor.said(self.name, soon()))
+        self.hypervisor.type(self.name, f"echo lab-be''gin; {command}; echo lab-e''nd\n".encode(), soon())
+        self.hypervisor.heard(self.name, "lab-end", soon(seconds), since)
+        said = self.hypervisor.said(self.name, soon(), since).decode(errors="replace").replace("\r", "")
+        return said.partition("lab-begin\n")[2].rpartition("lab-end")[0].strip()
+
+    def awaits(self, command: str, seconds: int = 20) -> str:
+        """Until a command succeeds in it, for at most so long by its own clock; its output."""
+        return self.run(f"n=0; until {command}; do n=$((n+1)); [ $n -lt {seconds * 5} ] || break; usleep 200000; done")
