@@ -79,6 +79,12 @@ class LinuxGuest:
         said = self.hypervisor.said(self.name, soon(), since).decode(errors="replace").replace("\r", "")
         return said.partition("lab-begin\n")[2].rpartition("lab-end")[0].strip()
 
+    def address(self, address: str, card: int = 1) -> None:
+        """Give its network card of that number, in the order of their names, an address with its prefix."""
+        cards = "ls /sys/class/net | grep -v '^lo$'"
+        self.awaits(f"[ $({cards} | wc -l) -ge {card} ]")
+        self.run(f"d=$({cards} | sed -n {card}p); ip address add {address} dev $d; ip link set $d up")
+
     def awaits(self, command: str, seconds: int = 20) -> str:
         """Until a command succeeds in it, for at most so long by its own clock; its output."""
         return self.run(f"n=0; until {command}; do n=$((n+1)); [ $n -lt {seconds * 5} ] || break; usleep 200000; done")

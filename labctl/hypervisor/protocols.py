@@ -221,6 +221,9 @@ class Digests(Protocol):
     def memory_digest(self, vm: str, deadline: Deadline) -> str:
         """SHA-256 over all its memory; of a VM that is paused, for of one that runs it says nothing."""
 
+    def memory_holds(self, vm: str, text: str, deadline: Deadline) -> bool:
+        """Whether these bytes are anywhere in its memory."""
+
 
 @runtime_checkable
 class Snapshots(Protocol):

@@ -11,14 +11,9 @@ from labctl.hypervisor.protocols import VmNic
 def test_vm_network(hypervisor, shell):
     one = start_linux(hypervisor, "one", nics=(VmNic("lan", "office"),))
     hypervisor.address("office", "192.168.94.1/24", soon())
-    configured(one, "192.168.94.2/24")
+    one.address("192.168.94.2/24")
     assert ", 0% packet loss" in one.awaits("ping -c 3 -W 5 192.168.94.1 | grep loss")
     assert ", 0% packet loss" in shell("ping -c 3 -W 5 192.168.94.2 | grep loss")
     two = start_linux(hypervisor, "two", nics=(VmNic("lan", "office"),))
-    configured(two, "192.168.94.3/24")
+    two.address("192.168.94.3/24")
     assert ", 0% packet loss" in two.awaits("ping -c 3 -W 5 192.168.94.2 | grep loss")
-
-
-def configured(guest, address):
-    """Give the only network card of a Linux its address."""
-    guest.run(f"d=$(ls /sys/class/net | grep -v '^lo$' | head -1); ip address add {address} dev $d; ip link set $d up")

@@ -128,17 +128,23 @@ class Kvm:
             self._ask(vm, [command("cont")], deadline)
 
     def memory_digest(self, vm: str, deadline: Deadline) -> str:
-        spec, folder = self._spec(vm, deadline), _folder(vm)
-        dump = json.dumps(command("pmemsave", val=0, size=spec.memory, filename=f"{folder}/memory"))
-        seconds = max(1, int(deadline.left))
-        # Through a pipe: the machine need not have room for the VM's memory twice.
-        script = (
-            f"cd {folder} && rm -f memory && mkfifo memory && {{ timeout {seconds} sha256sum <memory >digest & }} && "
-            f"qmp qmp {seconds * 1000} {shlex.quote(dump)} >&2; s=$?; [ $s = 0 ] || kill $! 2>/dev/null; wait; "
-            "cat digest; rm -f memory digest; exit $s"
+        return self._digest(vm, self._through(vm, "sha256sum", deadline))
+
+    def memory_holds(self, vm: str, text: str, deadline: Deadline) -> bool:
+        return (
+            self._through(vm, f"{{ grep -q -a -F {shlex.quote(text)} && echo yes || echo no; cat >/dev/null; }}", deadline).strip() == "yes"
         )
-        told = self.keeper.shell(script, deadline)
-        return self._digest(vm, told.output)
+
+    def _through(self, vm: str, program: str, deadline: Deadline) -> str:
+        """What a program says that reads all memory of a VM: through a pipe, for the machine need not have room for it twice."""
+        spec, folder = self._spec(vm, deadline), _folder(vm)
+        seconds = max(1, int(deadline.left))
+        dump = shlex.quote(json.dumps(command("pmemsave", val=0, size=spec.memory, filename=f"{folder}/memory")))
+        script = (
+            f"cd {folder} && rm -f memory && mkfifo memory && {{ timeout {seconds} sh -c {shlex.quote(program)} <memory >found & }} && "
+            f"qmp qmp {seconds * 1000} {dump} >&2; s=$?; [ $s = 0 ] || kill $! 2>/dev/null; wait; cat found; rm -f memory found; exit $s"
+        )
+        return self.keeper.shell(script, deadline).output
 
     # --- Pins
 
