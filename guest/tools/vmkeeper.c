@@ -577,6 +577,12 @@ static int audit(char **word)
 	}
 	fputs("}\n", text);
 	fclose(text);
+	char *end = strrchr(word[0], '/'); /* its folder is there from the first line on */
+	if (end && end != word[0]) {
+		*end = 0;
+		mkdir(word[0], 0755);
+		*end = '/';
+	}
 	int file = open(word[0], O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
 	if (file < 0 || write(file, line, length) != (ssize_t)length)
 		return failed(2, strerror(errno));
