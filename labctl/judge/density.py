@@ -91,7 +91,7 @@ class Knee:
 
 @dataclass(frozen=True)
 class Curve:
-    """VMs against time and memory, of one attempt."""
+    """VMs against time and memory, of one attempt. Checks are in the order in which they were made, several of as many VMs if they were."""
 
     cell: Cell
     attempt: int
@@ -168,17 +168,19 @@ class Curve:
     @property
     def memory(self) -> float | None:
         """Bytes that a VM took of what was available, from the first check to the last; None where it was not recorded twice."""
-        used = [taken for _, taken in self.taken]
-        return used[-1] if used else None
+        return next((taken for taken in reversed(self.taken) if taken is not None), None)
 
     @property
-    def taken(self) -> tuple[tuple[int, float], ...]:
-        """At each check but the first: VMs, and the bytes that each since the first check took of what was available."""
-        seen = [(check.vms, check.available) for check in self.checks if check.available is not None]
-        if not seen:
-            return ()
-        (first, before), *rest = seen
-        return tuple((vms, (before - left) / (vms - first)) for vms, left in rest if vms > first)
+    def taken(self) -> tuple[float | None, ...]:
+        """At each check the bytes that each VM since the first check took of what was available then."""
+        first = next((check for check in self.checks if check.available is not None), None)
+        if first is None or first.available is None:
+            return (None,) * len(self.checks)
+        before, vms = first.available, first.vms
+        return tuple(
+            (before - check.available) / (check.vms - vms) if check.available is not None and check.vms > vms else None
+            for check in self.checks
+        )
 
     @property
     def cpu(self) -> float | None:
@@ -189,6 +191,11 @@ class Curve:
     def gap(self) -> float | None:
         """At the last check."""
         return next((check.gap for check in reversed(self.checks) if check.gap is not None), None)
+
+    @property
+    def worst_gap(self) -> float | None:
+        """At any check."""
+        return max((check.gap for check in self.checks if check.gap is not None), default=None)
 
     @property
     def pss(self) -> float | None:
@@ -270,7 +277,7 @@ def _of_attempt(cell: Cell, attempt: Attempt) -> dict[tuple[object, ...], Curve]
 
 def _curve(cell: Cell, attempt: Attempt, same: Sequence[tuple[str, str]], samples: Sequence[Sample], test: TestResult | None) -> Curve:
     starts: dict[int, float] = {}
-    checks: dict[int, dict[str, float]] = {}
+    checks: list[tuple[int, dict[str, float]]] = []
     healthy: int | None = None
     limit = ""
     for sample in samples:
@@ -281,7 +288,9 @@ def _curve(cell: Cell, attempt: Attempt, same: Sequence[tuple[str, str]], sample
         elif sample.metric == START:
             starts[vms] = sample.value
         else:
-            checks.setdefault(vms, {})[sample.metric] = sample.value
+            if not checks or checks[-1][0] != vms or sample.metric in checks[-1][1]:
+                checks.append((vms, {}))  # another look, if only at as many
+            checks[-1][1][sample.metric] = sample.value
     outcome = attempt.outcome if test is None else test.outcome
     return Curve(
         cell,
@@ -289,7 +298,9 @@ def _curve(cell: Cell, attempt: Attempt, same: Sequence[tuple[str, str]], sample
         dict(same).get("runner", ""),
         tuple((name, value) for name, value in same if name != "runner"),
         tuple(sorted(starts.items())),
-        tuple(Check(vms, *(of.get(metric) for metric in (GAP, PSS, AVAILABLE, CPU))) for vms, of in sorted(checks.items())),
+        tuple(
+            Check(vms, *(of.get(metric) for metric in (GAP, PSS, AVAILABLE, CPU))) for vms, of in sorted(checks, key=lambda check: check[0])
+        ),
         healthy,
         limit,
         outcome,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from labctl.judge.density import GAP, START, TARGET_REACHED, Curve, Window
@@ -73,6 +74,7 @@ def _told(curve: Curve, promises: Sequence[Promise], *, drawn: bool) -> Shown:
         "knee": knee_of(curve),
         "start": [quantity(value, "s") for value in (starts.median, starts.p99)] if starts else [],
         "gap": _or_dash(curve.gap, "s"),
+        "worst_gap": _or_dash(curve.worst_gap, "s"),
         "pss": _or_dash(curve.pss, "B"),
         "memory": _or_dash(curve.memory, "B"),
         "cpu": _share(curve.cpu),
@@ -91,10 +93,9 @@ def _share(value: float | None) -> str:
 
 def _rows(curve: Curve) -> dict[str, Any]:
     """What stands in the table: at most `MOST_ROWS` checks, evenly, the last among them."""
-    steps = curve.steps
+    steps = [(*step, taken) for step, taken in zip_longest(curve.steps, curve.taken)]  # a step may follow the last check
     each = -(-len(steps) // MOST_ROWS) or 1
     kept = [step for i, step in enumerate(steps) if (len(steps) - 1 - i) % each == 0]
-    taken = dict(curve.taken)
     rows = [
         {
             "vms": f"{check.vms:,}",
@@ -102,11 +103,11 @@ def _rows(curve: Curve) -> dict[str, Any]:
             "p99": _or_dash(window.p99 if window else None, "s"),
             "gap": _or_dash(check.gap, "s"),
             "pss": _or_dash(check.pss, "B"),
-            "memory": _or_dash(taken.get(check.vms), "B"),
+            "memory": _or_dash(taken, "B"),
             "available": _or_dash(check.available, "B"),
             "cpu": _share(check.cpu),
         }
-        for check, window in kept
+        for check, window, taken in kept
     ]
     return {"rows": rows, "every": each}
 
@@ -125,7 +126,7 @@ def _chart(label: str, curve: Curve, promises: Sequence[Promise]) -> Chart:
             "B",
             [
                 ("PSS of a VM", "series-4", [(c.vms, c.pss) for c in curve.checks]),
-                ("MemAvailable that a VM took", "series-5", list(curve.taken)),
+                ("MemAvailable that a VM took", "series-5", [(c.vms, taken) for c, taken in zip(curve.checks, curve.taken, strict=True)]),
             ],
         ),
         "cpu": _checked(

@@ -57,6 +57,17 @@ def test_a_curve_holds_every_start_every_check_and_what_ended_it() -> None:
     assert curve.knee is None
 
 
+def test_a_second_look_at_as_many_vms_is_another_check() -> None:
+    """Those that were held are looked at once more: what was seen before they were held is not lost."""
+    held = [sample(GAP, 1.2, vms="20"), sample(AVAILABLE, 9e8, vms="20")]
+    begun = [sample(AVAILABLE, 1e9, vms="0")]
+    (curve,) = curves([run_of([*begun, *samples(20, lambda n: 0.02), sample(GAP, 3.6, vms="20"), *held])])
+    assert [(check.vms, check.gap) for check in curve.checks] == [(0, None), (10, 1.0), (20, 1.0), (20, 3.6), (20, 1.2)]
+    assert (curve.gap, curve.worst_gap) == (1.2, 3.6)
+    assert curve.memory == pytest.approx((1e9 - 9e8) / 20)
+    assert [window is None for _, window in curve.steps] == [True, False, False, True, True]
+
+
 def test_a_curve_that_ended_in_a_panic_is_kept_up_to_there() -> None:
     (curve,) = curves([run_of(samples(57, lambda n: 0.02), outcome=Outcome.FAIL)])
     assert (curve.vms, curve.healthy, curve.limit) == (57, None, "")
