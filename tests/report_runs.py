@@ -240,12 +240,15 @@ def hypervisor_run(folder: Path, *, seed: int = 9, began: float = START, migrati
 
 
 def hypervisor_history(folder: Path) -> None:
-    """Earlier runs beside it, of which only end.json is kept: in the last of them the migration was still proven."""
+    """Earlier runs beside it, of which little is kept: in the last of them the migration was still proven."""
     for day, fails in ((9, False), (6, True), (3, False), (2, False), (1, True)):
         began = START - day * 86400
         run = hypervisor_run(folder.with_name(f"2026091{9 - day}-141320-past"), began=began, migration_fails=fails)
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / "end.json").write_bytes(document(end_record(run)))
+        earlier = {name: {**table, "version": "6.1.0-54", "digest": f"sha256:{name}"} for name, table in run.builds.items()}
+        asked = {"schema": 1, "version": run.version, "host": {**run.host, "qemu": "7.2.17"}, "builds": earlier, "targets": run.targets}
+        (run.folder / "run.json").write_bytes(document(asked))
 
 
 def _lifecycle(build: str) -> tuple[TestResult, ...]:

@@ -1,15 +1,19 @@
-"""Since when is a cell red: the run in which it began, and the one in which it passed last. Pure."""
+"""Since when is a cell red: the run in which it began, the one in which it passed last, and what is otherwise than then. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from labctl.model import Outcome
-from labctl.store.past import PastRun
+from labctl.model import Cell, Outcome
+from labctl.store.past import Conditions, PastRun
 
 _BAD = (Outcome.FAIL, Outcome.ERROR, Outcome.INVALID)
 _GOOD = (Outcome.PASS, Outcome.FLAKY)
+
+
+_HOST = ("cpu", "cores", "memory", "kernel", "qemu", "python")
+"""What a host's conditions are compared by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +48,28 @@ def _since(cell_id: str, now: PastRun, earlier: Sequence[PastRun]) -> RedSince:
         if outcome in _BAD:
             first, runs = run, runs + 1
     return RedSince(first.id, first.started_at, runs, "", 0.0)
+
+
+def changed(cell: Cell, then: Conditions, now: Conditions) -> tuple[str, ...]:
+    """What of build, target, labctl and host is otherwise than it was, in words; of what is not known of both nothing is said."""
+    found: list[str] = []
+    builds = then.builds.get(cell.build, {}), now.builds.get(cell.build, {})
+    if _differ("digest", *builds):
+        found.append("the build" + _from_to("version", *builds))
+    targets = then.targets.get(cell.target), now.targets.get(cell.target)
+    if targets[0] and targets[1] and targets[0] != targets[1]:
+        keys = [key for key in sorted(targets[0].keys() | targets[1].keys()) if targets[0].get(key) != targets[1].get(key)]
+        found.append(f"the target ({', '.join(keys)})")
+    labctl = {"version": then.version}, {"version": now.version}
+    if _differ("version", *labctl):
+        found.append("labctl" + _from_to("version", *labctl))
+    found += (f"the host's {key}" + _from_to(key, then.host, now.host) for key in _HOST if _differ(key, then.host, now.host))
+    return tuple(found)
+
+
+def _differ(key: str, then: Mapping[str, object], now: Mapping[str, object]) -> bool:
+    return bool(then.get(key) and now.get(key)) and then[key] != now[key]
+
+
+def _from_to(key: str, then: Mapping[str, object], now: Mapping[str, object]) -> str:
+    return f" ({then[key]} → {now[key]})" if _differ(key, then, now) else ""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from labctl.judge.since import RedSince, red_since
+from labctl.judge.since import RedSince, changed, red_since
 from labctl.judge.stories import Proof, proofs
 from labctl.model import RunResult
 from labctl.report.order import BAD
-from labctl.store.past import PastRun, earlier_runs, present
+from labctl.store.past import PastRun, conditions, conditions_of, earlier_runs, present
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,19 @@ class Past:
     proofs: tuple[Proof, ...]
     red: Mapping[str, RedSince]
     """Cell id → since when it does not pass."""
+    changed: Mapping[str, tuple[str, ...]]
+    """Of those that passed before: cell id → what is otherwise than in the run in which it passed last."""
 
     @classmethod
     def of(cls, run: RunResult) -> Past:
         now = present(run)
         asks = any(cell.stories or cell.outcome in BAD for cell in now.cells.values())
         earlier: tuple[PastRun, ...] = tuple(earlier_runs(run)) if asks else ()
-        return cls(proofs([now], earlier, run.stories), red_since(now, earlier))
+        red = red_since(now, earlier)
+        then = {one.passed: conditions_of(run.folder.parent, one.passed) for one in red.values() if one.passed}
+        differ = {
+            cell_id: changed(now.cells[cell_id].cell, known, conditions(run))
+            for cell_id, one in red.items()
+            if (known := then.get(one.passed)) is not None
+        }
+        return cls(proofs([now], earlier, run.stories), red, differ)

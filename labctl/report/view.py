@@ -164,6 +164,7 @@ def _alarm(result: CellResult, anchor: str, past: Past, links: _Links) -> Shown:
         "since": _red(since) if since else "",
         "passed": since.passed if since else "",
         "href": links.to_run(since.passed) if since and since.passed else "",
+        "changed": _changed(past.changed.get(result.cell.id)),
         "stories": sorted({story for test in result.tests if test.outcome in BAD for story in test.stories}, key=natural),
     }
 
@@ -172,6 +173,13 @@ def _red(since: RedSince) -> str:
     if since.runs == 1:
         return "new in this run" if since.passed else "not run before, as far as the results here go"
     return f"in {since.runs:,} runs, since {moment(since.started_at)} UTC"
+
+
+def _changed(what: Sequence[str] | None) -> str:
+    """Since the last pass; empty where nothing is known of it."""
+    if what is None:
+        return ""
+    return one_line(f"otherwise than then: {', '.join(what)}", 240) if what else "build, target, labctl and host are what they were then"
 
 
 def _last_milestone(attempt: Attempt | None) -> str:

@@ -35,6 +35,33 @@ class PastRun:
     """By id."""
 
 
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """Under what a run took place, as its run.json says."""
+
+    version: str
+    """Of labctl."""
+    host: Mapping[str, str]
+    builds: Mapping[str, Mapping[str, Any]]
+    targets: Mapping[str, Mapping[str, Any]]
+
+
+def conditions(run: RunResult) -> Conditions:
+    return Conditions(run.version, run.host, run.builds, run.targets)
+
+
+def conditions_of(results: Path, run: str) -> Conditions | None:
+    """Those of an earlier run by its id; None if its run.json can't be read."""
+    if not _is_plain(run):
+        return None
+    try:
+        asked = records.parse((results / run / layout.RUN).read_bytes())
+    except (OSError, records.Malformed):
+        return None
+    tables = (records.tables(asked.get(name)) for name in ("builds", "targets"))
+    return Conditions(records.text(asked.get("version"), ""), records.texts(asked.get("host")), *tables)
+
+
 def present(run: RunResult) -> PastRun:
     """A run that was read whole, in the same words. A cell that was not run again says what it said where it was run."""
     ends = _Ends(run.folder.parent)
@@ -71,8 +98,7 @@ class _Ends:
     def told(self, run: str, cell_id: str) -> Mapping[str, Told]:
         """Nothing if that run is gone."""
         if run not in self.known:
-            plain = run not in ("", ".", "..", layout.LATEST) and "/" not in run and "\0" not in run
-            cells = records.items((end_of(self.results / run) or {}).get("cells")) if plain else ()
+            cells = records.items((end_of(self.results / run) or {}).get("cells")) if _is_plain(run) else ()
             self.known[run] = {str(found.get("id")): found.get("stories") for found in map(records.mapping, cells)}
         return read(self.known[run].get(cell_id))
 
@@ -86,6 +112,11 @@ def _cells(end: Mapping[str, Any], ends: _Ends) -> Iterator[tuple[str, PastCell]
             continue
         told = ends.told(earlier, cell.id) if earlier else read(found.get("stories"))
         yield cell.id, PastCell(cell, outcome, records.text(found.get("reason"), ""), told, earlier)
+
+
+def _is_plain(run: str) -> bool:
+    """Whether an id that a file tells is the name of a folder beside it."""
+    return run not in ("", ".", "..", layout.LATEST) and "/" not in run and "\0" not in run
 
 
 def _size(path: Path) -> int:

@@ -5,6 +5,7 @@ import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
 
+const PATIENCE = 60000; // milliseconds: the host may be busy with other tests
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM,
@@ -30,15 +31,17 @@ async function visit(file, colorScheme, width) {
     const axis = page.locator(title);
     const before = await axis.textContent();
     await which.selectOption(String(options.length - 1));
-    await page.waitForFunction(([found, text]) => document.querySelector(found)?.textContent !== text, [title, before], { timeout: 15000 });
+    await page.waitForFunction(([found, text]) => document.querySelector(found)?.textContent !== text, [title, before], { timeout: PATIENCE });
     return [before, await axis.textContent()];
   }
 
   seen.charts = await page.locator(".chart").count();
   seen.lazy = await page.locator(".chart .main-svg").count() === 0;
   for (const chart of await page.locator(".chart").all()) {
-    await chart.scrollIntoViewIfNeeded();
-    await chart.locator(".main-svg").first().waitFor({ timeout: 15000 });
+    // What is laid out only when it is reached may push the chart away again.
+    const end = Date.now() + PATIENCE;
+    do await chart.scrollIntoViewIfNeeded(); while (!await chart.locator(".main-svg").count() && Date.now() < end && await page.waitForTimeout(200) === undefined);
+    await chart.locator(".main-svg").first().waitFor({ timeout: PATIENCE });
   }
   seen.drawn = await page.locator(".chart:has(.main-svg)").count();
   seen.points = await page.locator("#chart-samples .scatterlayer .point").count();
@@ -51,9 +54,9 @@ async function visit(file, colorScheme, width) {
   if (seen.charts) {
     const before = await color();
     await page.emulateMedia({ colorScheme: colorScheme === "dark" ? "light" : "dark" });
-    await page.waitForFunction((text) => getComputedStyle(document.querySelector(".chart .ytick text")).fill !== text, before, { timeout: 15000 });
+    await page.waitForFunction((text) => getComputedStyle(document.querySelector(".chart .ytick text")).fill !== text, before, { timeout: PATIENCE });
     await page.emulateMedia({ colorScheme });
-    await page.waitForFunction((text) => getComputedStyle(document.querySelector(".chart .ytick text")).fill === text, before, { timeout: 15000 });
+    await page.waitForFunction((text) => getComputedStyle(document.querySelector(".chart .ytick text")).fill === text, before, { timeout: PATIENCE });
   }
   const copy = page.locator(".copy:visible").first();
   if (await copy.count()) {

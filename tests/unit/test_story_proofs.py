@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.judge.since import red_since
+from labctl.judge.since import changed, red_since
 from labctl.judge.stories import Proof, State, proofs
 from labctl.model import Attempt, Cell, CellResult, Outcome, Reused, RunResult, TestResult
 from labctl.report.html import write_html
@@ -18,7 +18,7 @@ from labctl.report.stories import told
 from labctl.report.stories_text import stories_json
 from labctl.report.text import as_json, show
 from labctl.store import layout, stories
-from labctl.store.past import PastCell, PastRun, earlier_runs, present
+from labctl.store.past import Conditions, PastCell, PastRun, conditions_of, earlier_runs, present
 from labctl.store.reader import end_record
 from labctl.store.records import document
 from labctl.store.stories import Told
@@ -204,6 +204,7 @@ def test_the_first_screen_says_what_is_red_since_when_and_why(run: RunResult, tm
     assert "the destination went off after 61 %" in top
     assert "in 2 runs, since 2026-09-20 14:13 UTC; passed last in " in top
     assert "20260917-141320-past/report.html" in top
+    assert "otherwise than then: the build (6.1.0-54 → 6.1.0-56-cloud-amd64), the host&#39;s qemu (7.2.17 → 7.2.19)" in top
     assert ">US-37<" in top
 
 
@@ -215,6 +216,20 @@ def test_a_cell_is_red_since_the_first_run_after_its_last_pass() -> None:
     assert (found.run, found.runs, found.passed) == ("run-2", 3, "run-1")
     assert red_since(runs[-1], []) == {}
     assert red_since(runs[0], [])[cell].passed == ""
+
+
+def test_what_is_otherwise_than_at_the_last_pass_is_named() -> None:
+    cell = Cell("kvm", "t", "lifecycle")
+    then = Conditions("0.1", {"kernel": "6.1", "cpu": "x"}, {"kvm": {"digest": "a", "version": "1"}}, {"t": {"cpus": 2, "memory": "1G"}})
+    assert changed(cell, then, then) == ()
+    now = Conditions("0.2", {"kernel": "6.2"}, {"kvm": {"digest": "b", "version": "1"}}, {"t": {"cpus": 4, "disk": "1G", "memory": "1G"}})
+    assert changed(cell, then, now) == ("the build", "the target (cpus, disk)", "labctl (0.1 → 0.2)", "the host's kernel (6.1 → 6.2)")
+    assert changed(Cell("other", "u", "s"), then, now) == ("labctl (0.1 → 0.2)", "the host's kernel (6.1 → 6.2)")
+
+
+@pytest.mark.parametrize("run", ["gone", "..", "", "a/b", "latest"])
+def test_conditions_of_a_run_that_is_not_there_are_not_known(tmp_path: Path, run: str) -> None:
+    assert conditions_of(tmp_path, run) is None
 
 
 def test_the_terminal_and_json_say_the_same(run: RunResult) -> None:
