@@ -13,7 +13,7 @@ of Xen (xen/common/...) and of Rust's ``PanicInfo``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -91,7 +91,8 @@ STAMP = rb"\[ *[0-9]{1,7}\.[0-9]{6}\](?:\[ *[TC][0-9]+\])? ?"
 """``[    1.234567] ``, with the caller behind it (``[    T1]``) under CONFIG_PRINTK_CALLER. Seconds since kernel entry."""
 
 _STAMPED = re.compile(STAMP)
-_LOCATION = rb"(?P<function>[A-Za-z_][\w.$]*)\+0x"
+_LOCATION = rb"(?P<function>[A-Za-z_][\w.$]*)\+0x(?:[0-9a-f]+/0x[0-9a-f]+ (?P<module>\[kvm(?:_amd|_intel)?\]))?"
+"""Where the kernel was; of the modules KVM is named, which is the hypervisor: it falls with the kernel that it is a part of."""
 
 
 def _linux(kind: str, literal: bytes, words: bytes, title: str, severity: Severity = Severity.FATAL, *, located: bool = True) -> Signature:
@@ -264,6 +265,8 @@ _FUNCTIONS = (
     re.compile(rb"\bPC is at " + _LOCATION),
     re.compile(rb"\bNIP \[[0-9a-f]+\] " + _LOCATION),
 )
+# What Xen says when the Linux that is its first machine has crashed: the machine is lost with it.
+_DOM0_CRASHED = re.compile(rb"^\(XEN\) *(?:\[[^\]\r\n]{1,40}\] *)?(?:Hardware )?Dom0 crashed:", re.MULTILINE)
 _COMPILER_SUFFIX = re.compile(r"\.(?:cold|isra|part|constprop|llvm|lto_priv)\b.*|\.\d+$")
 _VARIABLE = re.compile(r"\s*exitcode=0x[0-9a-f]+|\s*\b0x[0-9a-fA-F]{5,}|\s*\b[0-9a-f]{16}\b|\+0x[0-9a-f]+/0x[0-9a-f]+")
 _END = re.compile(rb"---\[ end[^\n]*")
@@ -331,8 +334,13 @@ def _crash(data: bytes, finding: _Finding, *, fatal: bool) -> Crash:
     words = {name: (groups.get(name) or b"").decode("utf-8", "replace").strip() for name in ("text", "quoted", "message")}
     following = visible(_STAMPED.sub(b"", lines[1], count=1)).removeprefix("(XEN)").strip() if len(lines) > 1 else ""
     title = signature.title.format(text=words["text"], message=words["quoted"] or words["message"] or following, next=following)
-    if signature.located and (function := groups.get("function") or _function(b"\n".join(lines))):
-        title = f"{title} in {_COMPILER_SUFFIX.sub('', function.decode('ascii', 'replace'))}"
+    if signature.located:
+        found = groups if groups.get("function") else _place(b"\n".join(lines))
+        if function := found.get("function"):
+            title = f"{title} in {_COMPILER_SUFFIX.sub('', function.decode('ascii', 'replace'))}"
+            title += f" {module.decode('ascii')}" if (module := found.get("module")) else ""
+    if signature.linux and fatal and _DOM0_CRASHED.search(report):
+        title = f"Xen: Dom0 crashed: {title}"
     title = _shorten(_VARIABLE.sub("", visible(title)).strip(" :\t"), TITLE_WIDTH)
     excerpt = "\n".join(_shorten(visible(line), EXCERPT_WIDTH) for line in lines)
     return Crash(signature.kind, title, excerpt, finding.start, fatal, _before(data[max(0, finding.start - _BEFORE) : finding.start]))
@@ -352,10 +360,10 @@ def _report_lines(report: bytes) -> Iterator[bytes]:
             return
 
 
-def _function(report: bytes) -> bytes | None:
-    """Where the kernel was, by its own report; user-space addresses are not looked at."""
+def _place(report: bytes) -> Mapping[str, bytes | None]:
+    """Where the kernel was, by its own report: function and module; user-space addresses are not looked at."""
     found = [match for regex in _FUNCTIONS if (match := regex.search(report))]
-    return min(found, key=lambda match: match.start())["function"] if found else None
+    return min(found, key=lambda match: match.start()).groupdict() if found else {}
 
 
 def _shorten(text: str, width: int) -> str:
