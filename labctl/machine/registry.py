@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -180,8 +181,9 @@ def occupied(target: Target) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def check_together(targets: Sequence[Target]) -> None:
-    """What targets must not share: the BMC or the outlet that a driver names in ``occupies(options)``. ConfigError with every pair."""
+def check_together(targets: Sequence[Target], beside: Sequence[Target] = ()) -> None:
+    """What targets must not share, nor any of them with one ``beside`` them: the BMC or the outlet that a driver names in
+    ``occupies(options)``. ConfigError with every pair."""
     problems: list[Problem] = []
     taken: dict[str, str] = {}
     told: set[tuple[str, str]] = set()
@@ -194,6 +196,14 @@ def check_together(targets: Sequence[Target]) -> None:
                 continue
             told.add((thing, part.name))  # by two drivers: once is enough
             problems.append(Problem(_where(part), f"drivers.{name}", f"names {thing}, as target {taken[thing]} does", "one target each"))
+    own = {part.name for target in targets for part in target.parts}
+    for other in (part for target in beside for part in target.parts if part.name not in own):
+        with suppress(ConfigError):  # a mistake in a file that is not used is told when it is
+            problems += [
+                Problem(_where(other), "drivers", f"names {thing}, as target {taken[thing]} does", "one target each")
+                for thing in occupied(other)
+                if thing in taken
+            ]
     if problems:
         raise ConfigError(problems)
 

@@ -122,7 +122,7 @@ def plan(lab: Lab, request: Request) -> Planned:
             problems += error.problems
     if not problems:
         try:
-            registry.check_together([targets[name] for name in sorted(used)])
+            registry.check_together([targets[name] for name in sorted(used)], beside=[targets[name] for name in sorted(targets)])
         except ConfigError as error:
             problems += error.problems
     for name in sorted({cell.build for cell in expanded.cells}):

@@ -69,6 +69,11 @@ def test_two_targets_do_not_share_what_switches_them() -> None:
     )
     with pytest.raises(ConfigError, match=r"targets/b.toml: drivers.ipmi: names the BMC h1:623, as target a does; one target each"):
         check_together([ipmi("a", host="h1"), ipmi("b", host="h1", port=623)])
+    with pytest.raises(ConfigError, match=r"targets/b.toml: drivers: names the BMC h1:623, as target a does; one target each"):
+        check_together(
+            [ipmi("a", host="h1")], beside=[ipmi("a", host="h1"), ipmi("b", host="h1"), ipmi("c", host="h2"), ipmi("d", host="h2")]
+        )
+    check_together([ipmi("a", host="h1")], beside=[ipmi("c", host="h2"), ipmi("d", host="h2"), target("e", manual={})])
     outlets = [target(name, pdu={"command": "pductl {host} {outlet} {verb}", "host": "p", "outlet": "1"}) for name in "ab"]
     with pytest.raises(ConfigError, match="names outlet 1 of p"):
         check_together(outlets)
