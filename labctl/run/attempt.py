@@ -4,13 +4,13 @@ together at the end."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from labctl.deadline import Deadline
-from labctl.errors import BootFailed, CommandFailed, InfraError, KernelCrash, LabctlError, TargetFailure, TargetHung
+from labctl.errors import BootFailed, CommandFailed, ConfigError, InfraError, KernelCrash, LabctlError, TargetFailure, TargetHung
 from labctl.machine import budget, lease, registry, standing
 from labctl.machine.boot import Boot
 from labctl.machine.group import Machines
@@ -82,6 +82,8 @@ class CellAttempt:
     """Those that are held, by machine; one that is alone has no name."""
     _health: object = field(default=None, init=False)
     """The target's Power driver, which may be one that knows of its health."""
+    _mistaken: ConfigError | None = field(default=None, init=False)
+    """Why the target cannot be held at all."""
     _logged: int | None = field(default=None, init=False)
     """The last entry of the machine's event log when the attempt began."""
 
@@ -93,14 +95,14 @@ class CellAttempt:
     @cached_property
     def session(self) -> Session:
         """The target, held and off. TargetBusy, or InfraError when the host has no room in time."""
-        target, build, cpus, stack = self._hold()
-        starter = None if self.cold else WarmStart(self._started)
-        session = Session(target, build, self.record.folder, host_cpus=cpus, watcher=self._watcher(), starter=starter)
-        stack.enter_context(session)
-        self._health = session.machine.roles.get(Power)
-        if isinstance(self._health, Health):
-            with suppress(InfraError):  # what its event log says is a help, never a reason to fail
-                self._logged = self._health.latest_event(Deadline.after(HEALTH_DEADLINE))
+        with self._holding() as (target, build, cpus, stack):
+            starter = None if self.cold else WarmStart(self._started)
+            session = Session(target, build, self.record.folder, host_cpus=cpus, watcher=self._watcher(), starter=starter)
+            stack.enter_context(session)
+            self._health = session.machine.roles.get(Power)
+            if isinstance(self._health, Health):
+                with suppress(InfraError):  # what its event log says is a help, never a reason to fail
+                    self._logged = self._health.latest_event(Deadline.after(HEALTH_DEADLINE))
         self._sessions = {"": session}
         self.held = True
         return session
@@ -108,8 +110,8 @@ class CellAttempt:
     @cached_property
     def machines(self) -> Machines:
         """The machines of a target of several, held and off. Raises as `session`."""
-        target, build, cpus, stack = self._hold()
-        machines = stack.enter_context(Machines(target, build, self.record.folder, host_cpus=cpus, watcher=self._watcher))
+        with self._holding() as (target, build, cpus, stack):
+            machines = stack.enter_context(Machines(target, build, self.record.folder, host_cpus=cpus, watcher=self._watcher))
         self._sessions = machines
         self.held = True
         return machines
@@ -123,6 +125,21 @@ class CellAttempt:
             milestone=lambda name, seconds, boot: self.record.milestone(name, seconds, boot, machine=machine),
             arrived=self.record.arrived,
         )
+
+    @contextmanager
+    def _holding(self) -> Iterator[tuple[Target, Build, tuple[int, ...], ExitStack]]:
+        """As `_hold`; given back if the block fails, or the attempt's next test would wait for what this one holds. A mistake in the lab's
+        files is not tried again: each try with a wrong password brings a BMC nearer to locking the account."""
+        if self._mistaken is not None:
+            raise self._mistaken
+        held = self._hold()
+        try:
+            yield held
+        except BaseException as error:
+            self._mistaken = error if isinstance(error, ConfigError) else None
+            with suppress(LabctlError):  # what failed is told; that the machine cannot be switched off either is told by it
+                held[-1].close()
+            raise
 
     def _hold(self) -> tuple[Target, Build, tuple[int, ...], ExitStack]:
         """The target and its share of the host, ours until the stack is closed; what is to be booted; the CPUs to pin it to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,11 +16,14 @@ import pytest
 
 from labctl.deadline import Deadline
 from labctl.errors import ConfigError, InfraError, ManagementError, PowerError
+from labctl.machine import lease
 from labctl.machine.protocols import BootDevice, DriverContext, Power
 from labctl.machine.registry import assemble
 from labctl.machine.transcript import Transcript
 from labctl.model import PowerState, Target
+from labctl.store.reader import read_run
 from labctl.virtualserver.client import VirtualServer
+from tests.kernels import bzimage
 from tests.leftovers import our_machines
 from tests.temporary_lab import LABCTL
 from tests.virtual_servers import target_of, virtual_server
@@ -203,6 +207,25 @@ def test_a_secret_is_shown_nowhere(tmp_path: Path) -> None:
         assert watch.seen == []
         written = [path for folder in ("results", "reports") for path in (tmp_path / folder).rglob("*") if path.is_file()]
         assert [path for path in written if secret.encode() in path.read_bytes()] == []
+
+
+def test_a_password_that_is_refused_in_a_run_ends_it_and_nothing_waits_for_its_own_lease(tmp_path: Path) -> None:
+    with virtual_server(tmp_path) as server:
+        server.files.password.write_text("another")
+        for path in ("suites/two/test_two.py", "matrix/default.toml", "kernel/mine.toml"):
+            (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / "suites/two/test_two.py").write_text("def test_one(booted):\n    pass\n\n\ndef test_two(booted):\n    pass\n")
+        (tmp_path / "matrix/default.toml").write_text('schema = 1\nbuilds = ["*"]\ntargets = ["*"]\nsuites = ["*"]\n')
+        (tmp_path / "bzImage").write_bytes(bzimage("6.1.0"))
+        (tmp_path / "kernel/mine.toml").write_text('schema = 1\nbuilder = "path"\n[path]\nkernel = "bzImage"\n')
+        environment = {**os.environ, "LABCTL_CACHE": str(tmp_path / "cache"), "LABCTL_LOCKS": str(tmp_path / "locks")}
+        words = [str(LABCTL), "run", "matrix", "--json"]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        (cell,) = read_run(Path(json.loads(done.stdout)["results"])).cells
+        assert [len(attempt.tests) for attempt in cell.attempts] == [2]
+        assert all("refuses the user 'admin' or the password" in test.reason for test in cell.attempts[0].tests)
+        assert done.returncode == 3
+        assert not lease.holders(target_of(server), tmp_path)
 
 
 def test_two_targets_with_one_bmc_are_refused_before_anything_is_powered(tmp_path: Path) -> None:
