@@ -1,8 +1,8 @@
 """Which stories of the plan are proven, on which builds, since when. Pure: what runs said goes in, a verdict a story and build comes out.
 
-A story is *proven* where tests of it passed and none failed; *failed* where one did; *undecided* where none failed but the lab broke one,
-or a measurement was invalid; *skipped* where all were. A run that says nothing of a story, and one in which it was skipped or undecided,
-neither ends a series nor makes one longer.
+A story is *proven* where tests of it passed and none failed; *failed* where one did; *undecided* where none failed but the lab broke one, a
+measurement was invalid, or the machine did not come up for them; *skipped* where all were. A run that says nothing of a story, and one in
+which it was skipped or undecided, neither ends a series nor makes one longer.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from labctl.model import Outcome
+from labctl.store.outcome import LAB_FAILED, NO_BOOT
 from labctl.store.past import PastCell, PastRun
 
 
@@ -123,10 +124,13 @@ def _together(story: str, cells: Sequence[PastCell]) -> _Said:
         worst = next((i for i, outcome in enumerate(_ORDER) if told.outcomes.get(outcome)), None)
         if worst is not None:
             reasons.append((worst, cell.cell.target, told.reason))
+    not_tried = any(reason.startswith((LAB_FAILED, NO_BOOT)) for _, _, reason in reasons)
     if tests[Outcome.FAIL]:
         state = State.FAILED
     elif tests[Outcome.ERROR] or tests[Outcome.INVALID]:
         state = State.UNDECIDED
+    elif tests[Outcome.PASS] or tests[Outcome.FLAKY]:
+        state = State.PROVEN
     else:
-        state = State.PROVEN if tests[Outcome.PASS] or tests[Outcome.FLAKY] else State.SKIPPED
+        state = State.UNDECIDED if not_tried else State.SKIPPED
     return _Said(state, dict(tests), tuple((target, reason) for _, target, reason in dict.fromkeys(sorted(reasons))))

@@ -29,6 +29,8 @@ class Observed:
     count: int
     low: float
     median: float
+    p90: float
+    """Of fewer than 10 the largest."""
     p99: float
     """Of fewer than 100 the largest."""
     high: float
@@ -93,10 +95,10 @@ def _beside(neighbour: str, of: dict[str, Observed], alone: Observed | None) -> 
 
 def _of_samples(one: GroupSummary) -> Observed:
     values = tuple(sample.value for sample in one.samples)
-    s = one.spread
-    return Observed(one.group, s.count, s.minimum, s.median, percentile(sorted(values), 0.99), s.maximum, values)
+    ordered, s = sorted(values), one.spread
+    return Observed(one.group, s.count, s.minimum, s.median, percentile(ordered, 0.9), percentile(ordered, 0.99), s.maximum, values)
 
 
 def _of_histogram(one: Merged) -> Observed:
     h = one.histogram
-    return Observed(one.group, h.count, h.low, h.quantile(0.5), h.quantile(0.99), h.high, ())
+    return Observed(one.group, h.count, h.low, h.quantile(0.5), h.quantile(0.9), h.quantile(0.99), h.high, ())

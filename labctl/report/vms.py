@@ -23,8 +23,8 @@ _NAMES = {
     "desktop.latency": "Input to pixel",
 }
 _UNITS = {"desktop.fps": "fps"}
-_PERCENTILES_FROM = 100
-"""Observations from which a p99 says more than the largest."""
+_P90_FROM, _P99_FROM = 10, 100
+"""Observations from which a percentile says more than the largest."""
 
 Shown = Mapping[str, Any]
 
@@ -68,7 +68,8 @@ def _row(one: Observed) -> Shown:
         "count": f"{one.count:,}",
         "low": quantity(one.low, unit),
         "median": quantity(one.median, unit),
-        "p99": quantity(one.p99, unit) if one.count >= _PERCENTILES_FROM else "–",
+        "p90": quantity(one.p90, unit) if one.count >= _P90_FROM else "–",
+        "p99": quantity(one.p99, unit) if one.count >= _P99_FROM else "–",
         "high": quantity(one.high, unit),
         "each": each,
     }

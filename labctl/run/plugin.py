@@ -28,7 +28,7 @@ from labctl.run.stories import MARKER, why_no_story
 from labctl.run.vms import why_not_able
 from labctl.run.warmth import asks_too_much
 from labctl.run.work import Work
-from labctl.store.outcome import run_outcome
+from labctl.store.outcome import LAB_FAILED, NO_BOOT, run_outcome
 from labctl.store.reader import read_run
 
 if TYPE_CHECKING:
@@ -380,9 +380,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(why)
     attempt = runner.current
     if attempt is not None and attempt.broken is not None:
-        pytest.skip(f"the lab failed before: {attempt.broken.title}")
+        pytest.skip(f"{LAB_FAILED}{attempt.broken.title}")
     if attempt is not None and attempt.held and (failure := attempt.failure) is not None:
-        pytest.skip(f"the machine does not boot: {failure.title}")
+        pytest.skip(f"{NO_BOOT}{failure.title}")
 
 
 def unmet(wanted: Mapping[str, Any], config: Any, build: Build) -> str:

@@ -14,6 +14,10 @@ WAITING = "not begun yet"
 ON_A_COPY = "on a copy of a machine that was booted before: "
 """Begins the reason of an attempt that failed there."""
 
+LAB_FAILED = "the lab failed before: "
+NO_BOOT = "the machine does not boot: "
+"""Begin the reasons of tests that were not tried on it then: skipped, though nothing says that they would not apply."""
+
 _GRAVEST_FIRST = (Outcome.ERROR, Outcome.FAIL, Outcome.INVALID, Outcome.FLAKY, Outcome.PASS, Outcome.SKIP)
 
 

@@ -18,6 +18,7 @@ from labctl.report.stories import told
 from labctl.report.stories_text import stories_json
 from labctl.report.text import as_json, show
 from labctl.store import layout, stories
+from labctl.store.outcome import LAB_FAILED, NO_BOOT
 from labctl.store.past import Conditions, PastCell, PastRun, conditions_of, earlier_runs, present
 from labctl.store.reader import end_record
 from labctl.store.records import document
@@ -77,6 +78,15 @@ def test_what_tells_nothing_has_no_series(outcome: Outcome, state: State) -> Non
     found = series(P, outcome)
     assert (found.state, found.since) == (state, None)
     assert found.reasons == (("t", f"US-14 is {outcome} on t"),)
+
+
+@pytest.mark.parametrize("why", [LAB_FAILED, NO_BOOT])
+def test_a_test_that_was_not_tried_decides_nothing(why: str) -> None:
+    cell = PastCell(
+        Cell("kvm", "t", "lifecycle"), F, "", {"US-1": Told({S: 2}, f"{why}no prompt"), "US-2": Told({S: 1, P: 1}, f"{why}no prompt")}
+    )
+    states = {p.story: p.state for p in proofs([PastRun("r", 1.0, {cell.cell.id: cell})])}
+    assert states == {"US-1": State.UNDECIDED, "US-2": State.PROVEN}
 
 
 def test_a_failure_on_one_target_fails_the_story_of_the_build() -> None:
