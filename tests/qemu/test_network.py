@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -83,8 +84,15 @@ def test_booted_afresh_and_off(machines, shells, guest_path):
 
 def suite_on(lab: Path, results: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={lab}", "-c", "/dev/null", *arguments]
+    # With locks of its own: two CPUs at once are long to wait for beside other tests, and nothing here is timed.
+    own = {"LABCTL_LOCKS": str(results.with_name(f"{results.name}-locks")), "LABCTL_CPUS": "4"}
     return subprocess.run(
-        [*command, "--build", "debian-cloud", "--results", str(results)], cwd=lab, capture_output=True, text=True, check=False
+        [*command, "--build", "debian-cloud", "--results", str(results)],
+        cwd=lab,
+        env={**os.environ, **own},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
