@@ -58,6 +58,8 @@ class VmDisplay:
     websocket: int = 5700
     address: str = "0.0.0.0"  # noqa: S104  # on the machine under test, whose network is the lab's own
     adapter: Literal["vga", "virtio"] = "vga"
+    clipboard: bool = False
+    """The guest may take part in the clipboard of those who look at the display, by a port ``com.redhat.spice.0`` for an agent in it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,9 @@ def arguments(spec: VmSpec, folder: str, incoming: str = "") -> list[str]:
     else:
         screen, number = spec.display, spec.display.port - 5900
         websocket = f",websocket={screen.websocket}" if screen.websocket else ""
+        if screen.clipboard:
+            words += ["-device", "virtio-serial-pci", "-chardev", "qemu-vdagent,id=clipboard,name=vdagent,clipboard=on"]
+            words += ["-device", "virtserialport,chardev=clipboard,name=com.redhat.spice.0"]
         words += ["-device", "VGA" if screen.adapter == "vga" else "virtio-vga", "-vnc", f"{screen.address}:{number}{websocket}"]
     for disk in spec.disks:
         words += ["-blockdev", _pairs(blockdev(disk, folder)), "-device", _pairs(disk_device(disk.name))]

@@ -1,7 +1,7 @@
 """What the tests of a desktop share: the way to a VM's display, a guest that shows something, a client and a browser that look at it."""
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from desktop_screen import LAST_LINE, TYPED
@@ -17,6 +17,7 @@ from labctl.machine.addressing import bring_up
 from labctl.process import find
 
 TINY = "/usr/bin/tinyguest"
+LINUX = "/usr/lib/labctl/linuxguest"
 MIB = 1 << 20
 NAME = "desktop"
 DISPLAY = VmDisplay(port=5900, websocket=5700)
@@ -42,12 +43,18 @@ def guests():
 
 
 @pytest.fixture
-def shown(hypervisor, target, keep_vm, guests, client):
+def way(target, shell):
+    """To the displays of VMs: the machine's card that leads to this host is up."""
+    if not (card := target.leads_to(DISPLAY.port)):
+        pytest.skip(f'needs a way to a VM\'s display: forward = [{DISPLAY.port}, {DISPLAY.websocket}] on a card to = "host" of the target')
+    bring_up(target, card, target.config.nics[card].address)
+
+
+@pytest.fixture
+def shown(hypervisor, way, keep_vm, guests, client):
     """``shown("vga")``: a tiny guest with a screen, ready; the words are those of its command line. Its display can be reached.
 
     It is the one of the test before, at the start of a new line, if that is like it and still well."""
-    if not (card := target.leads_to(DISPLAY.port)):
-        pytest.skip(f'needs a way to a VM\'s display: forward = [{DISPLAY.port}, {DISPLAY.websocket}] on a card to = "host" of the target')
 
     def start(words):
         there = {vm.name: vm.state for vm in hypervisor.list(Deadline.after(VM_S))}
@@ -56,7 +63,6 @@ def shown(hypervisor, target, keep_vm, guests, client):
         if not well or guest.words != words or guest.line >= LAST_LINE:
             if NAME in there:
                 hypervisor.destroy(NAME, Deadline.after(VM_S))
-            bring_up(target, card, target.config.nics[card].address)
             hypervisor.create(VmSpec(NAME, TINY, append=words, memory=16 * MIB, display=DISPLAY), Deadline.after(VM_S))
             hypervisor.start(NAME, Deadline.after(VM_S))
             guest = Guest(NAME, words, hypervisor.heard(NAME, "tiny: ready", Deadline.after(VM_S)).offset)
@@ -70,6 +76,25 @@ def shown(hypervisor, target, keep_vm, guests, client):
         return guest
 
     return start
+
+
+@pytest.fixture
+def linux(hypervisor, target, way, shell):
+    """A Linux with a display and, in place of a desktop, the agent of its clipboard; it ends with the test."""
+    # The agent is put over its initramfs, as another archive behind it (Documentation/driver-api/early-userspace/buffer-format.rst).
+    shell(
+        f"rm -rf /run/desktop && mkdir -p /run/desktop/over/usr/bin && cd /run/desktop/over && cp /usr/bin/clipboard usr/bin && "
+        f"cp {LINUX}/initrd ../initrd && find . | cpio -o -H newc >>../initrd 2>/dev/null",
+        deadline=VM_S,
+    )
+    display = replace(DISPLAY, clipboard=True)
+    spec = VmSpec("linux", f"{LINUX}/kernel", "/run/desktop/initrd", "console=ttyS0 quiet", memory=160 * MIB, display=display)
+    for vm in hypervisor.list(Deadline.after(VM_S)):
+        hypervisor.destroy(vm.name, Deadline.after(VM_S))  # its display is at the same port
+    hypervisor.create(spec, Deadline.after(VM_S))
+    hypervisor.start("linux", Deadline.after(VM_S))
+    hypervisor.heard("linux", "labctl-guest: ready", Deadline.after(2 * VM_S))
+    return "linux"
 
 
 @pytest.fixture

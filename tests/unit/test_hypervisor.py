@@ -20,7 +20,7 @@ FULL = VmSpec(
     cpus=2,
     disks=(VmDisk("data", size=1 << 20), VmDisk("root", file="/dev/loop0")),
     nics=(VmNic("lan", "blue"),),
-    display=VmDisplay(port=5901, websocket=5701),
+    display=VmDisplay(port=5901, websocket=5701, clipboard=True),
     pinned=(0, 1),
     devices=("0000:00:04.0",),
     restarts=3,
@@ -67,6 +67,7 @@ def test_the_words_of_qemu() -> None:
     assert given_to["-append"] == 'quiet "words"'
     assert given_to["-m"] == "65536K"
     assert given_to["-vnc"] == "0.0.0.0:1,websocket=5701"
+    assert "qemu-vdagent,id=clipboard,name=vdagent,clipboard=on" in words
     assert "vfio-pci,host=0000:00:04.0,id=pci-0" in words
     assert "-S" in words
     assert sum("{console}" in word for word in words) == 1
