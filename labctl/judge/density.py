@@ -272,7 +272,8 @@ def _of_attempt(cell: Cell, attempt: Attempt) -> dict[tuple[object, ...], Curve]
             same = tuple(sorted((name, value) for name, value in sample.params.items() if name not in (VMS, LIMIT)))
             parts.setdefault((sample.test, same), []).append(sample)
     tests = {test.name: test for test in attempt.tests}
-    return {(test, same): _curve(cell, attempt, same, samples, tests.get(test)) for (test, same), samples in parts.items()}
+    found = {(test, same): _curve(cell, attempt, same, samples, tests.get(test)) for (test, same), samples in parts.items()}
+    return {key: curve for key, curve in found.items() if curve.starts or curve.checks or curve.healthy is not None}
 
 
 def _curve(cell: Cell, attempt: Attempt, same: Sequence[tuple[str, str]], samples: Sequence[Sample], test: TestResult | None) -> Curve:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-from labctl.judge.density import OF_VMS
+from labctl.judge.density import OF_VMS, VMS
 from labctl.judge.since import RedSince
 from labctl.judge.summary import (
     BootSummary,
@@ -321,7 +321,7 @@ def _series(summary: Summary) -> Iterator[tuple[str, list[GroupSummary]]]:
     found: dict[tuple[Any, ...], list[GroupSummary]] = {}
     for summed in summary.groups:
         g = summed.group
-        if g.metric in OF_VMS:
+        if g.metric in OF_VMS and any(name == VMS for name, _ in g.params):
             continue  # a figure for each VM: they are points of one curve
         several.setdefault((g.metric, g.params), set()).add(g.suite)
         found.setdefault((g.metric, g.params, g.suite, g.channel, g.unit, g.direction), []).append(summed)

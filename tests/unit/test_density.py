@@ -95,6 +95,10 @@ def test_what_is_no_count_of_vms_is_passed_over(vms: str) -> None:
     assert curve.starts == ((2, 0.5),)
 
 
+def test_figures_that_do_not_say_of_which_vm_are_no_curve() -> None:
+    assert curves([run_of([sample(START, 1.0), sample(GAP, 1.0)])]) == ()
+
+
 def test_windows_hold_each_start_once_and_their_p99_is_one_of_them() -> None:
     starts = [(n, float(n % 7)) for n in range(1, 1004)]
     found = windows(starts)
