@@ -26,3 +26,10 @@ def test_tiny_guests_under_kvm(target, shell, record):
 def test_microvms_of_qemu(target, shell, record):
     """The same with QEMU as the monitor."""
     require_carried(carry(target, shell, record, "qemu", vms=AIM, memory=8, reserve=64))
+
+
+@pytest.mark.benchmark
+@pytest.mark.requires(channel="wall", build="*-xen")
+def test_guests_of_xen(target, shell, record):
+    """PVH guests of 4 MiB, made by xl."""
+    require_carried(carry(target, shell, record, "xen", vms=AIM, beat=2))
