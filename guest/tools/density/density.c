@@ -275,6 +275,16 @@ void kill_process(struct vm *vm)
 	vm->process = -1;
 }
 
+/* Whether memory is left for one more. */
+static int room_left(void)
+{
+	static double known;
+	double reserve = settings.reserve_mib * 1048576.0;
+	if (!runner.dear || started % settings.every == 0 || known < 4 * reserve)
+		known = runner.available();
+	return known >= reserve;
+}
+
 static int planted(const char *what, int number) { return plant.what && plant.at == number && !strcmp(plant.what, what); }
 
 static const char *fill(char *why, size_t room)
@@ -282,7 +292,7 @@ static const char *fill(char *why, size_t room)
 	struct vm *vm;
 	while (started < settings.vms) {
 		vm = &vms[started];
-		if (runner.available() < settings.reserve_mib * 1048576.0)
+		if (!room_left())
 			return "memory-reserve";
 		if (planted("kill", vm->number))
 			raise(SIGKILL);

@@ -31,6 +31,7 @@ struct runner {
 	int (*start)(struct vm *vm, const struct settings *settings, const char *command_line);
 	void (*stop)(struct vm *vm);
 	double (*available)(void);	  /* bytes that further VMs can have */
+	int dear;			  /* to ask for that takes long: it is asked at checks, and when little is left */
 	void (*explain)(struct vm *vm); /* may be absent: fills `why` of a VM whose process has ended */
 	double (*busy)(void);		  /* may be absent, where Linux knows: seconds that a CPU of the machine was not idle so far */
 };

@@ -124,7 +124,8 @@ static int start(struct vm *vm, const struct settings *settings, const char *com
 	snprintf(memory, sizeof memory, "memory=%d", settings->memory_mib);
 	snprintf(words, sizeof words, "cmdline=\"%s\"", command_line);
 	/* What xl reckons for its page tables, some KiB for a guest so small, Xen does not take. */
-	char *create[] = {"xl", "create", "-q", "/dev/null", "type=\"pvh\"", name, kernel, memory, words, "shadow_memory=1", "on_crash=\"destroy\"", NULL};
+	char *create[] = {"xl", "create", "-q", "/dev/null", "type=\"pvh\"", name, kernel,
+			  memory, words, "shadow_memory=1", "on_crash=\"destroy\"", NULL};
 	int status = xl(NULL, 0, create);
 	if (status) {
 		int errors = open(ERRORS, O_RDONLY | O_CLOEXEC);
@@ -161,17 +162,11 @@ static double told(const char *text, const char *key)
 	return found && (found = strchr(found, ':')) ? atof(found + 1) : 0;
 }
 
-/* What Xen has left. It is asked now and then, for that takes a process. */
+/* What Xen has left. */
 static double available(void)
 {
-	static double left;
-	static int calls;
 	char said[8192], *info[] = {"xl", "info", NULL};
-	if (calls++ % 10 && left > 128e6)
-		return left;
-	if (!xl(said, sizeof said, info))
-		left = told(said, "\nfree_memory") * 1048576;
-	return left;
+	return xl(said, sizeof said, info) ? 0 : told(said, "\nfree_memory") * 1048576;
 }
 
 /* CPU time of all domains so far, in seconds, a CPU of the machine: dom0's own kernel knows of its own only. */
@@ -196,4 +191,4 @@ static double busy(void)
 	return sum / cpus;
 }
 
-const struct runner runner = {.name = "xen", .prepare = prepare, .start = start, .stop = stop, .available = available, .busy = busy};
+const struct runner runner = {.name = "xen", .prepare = prepare, .start = start, .stop = stop, .available = available, .dear = 1, .busy = busy};

@@ -128,7 +128,7 @@ static char hypercalls[4096] __attribute__((aligned(4096)));
 static struct xen_console *xen_console;
 static u32 xen_port;
 static int serial, under_xen;
-static volatile int serial_interrupted = 1; /* a look costs an exit: only when there is something */
+static volatile int serial_interrupted; /* a look costs an exit: only when there is something */
 
 static u32 hypercall(u32 which, u32 first, void *second)
 {
@@ -173,6 +173,7 @@ static void start_serial(void)
 	serial = in8(COM1 + 5) != 0xff;
 	if (!serial)
 		return;
+	serial_interrupted = 1; /* something may be there already */
 	out8(COM1 + 2, 0x07); /* FIFOs on, and empty */
 	out8(COM1 + 4, 0x0b); /* DTR, RTS, and OUT2, which lets interrupts through */
 	out8(COM1 + 1, 0x01); /* interrupt on a received byte */
