@@ -457,7 +457,7 @@ class Kvm:
         """Bind a PCI device to a driver of the machine's kernel; without a name to the one that it would have had."""
         home = f"/sys/bus/pci/devices/{device}"
         lines = [
-            *(["modprobe vfio_pci"] if by else []),
+            *(["modprobe -a vfio_iommu_type1 vfio_pci"] if by else []),
             f"if [ -e {home}/driver ]; then echo {device} >{home}/driver/unbind; fi",
             f"echo '{by}' >{home}/driver_override",
             f"echo {device} >/sys/bus/pci/drivers_probe",
