@@ -168,10 +168,14 @@ def _proving(lab: Lab, cells: Sequence[Cell], wanted: Sequence[str]) -> tuple[Ce
     """The cells of suites that have tests with one of these stories. ConfigError for one that no suite of these cells has."""
     check_form(wanted, "command line", "--story")
     proven = {suite: stories_of(lab.suite(suite)) for suite in {cell.suite for cell in cells}}
-    known = frozenset(story for found in proven.values() for story in found)
-    if missing := [story for story in wanted if story not in known]:
-        suites = ", ".join(sorted(proven))
-        raise ConfigError([Problem("command line", "--story", f"no test of {suites} proves {s}", nearest(s, known)) for s in missing])
+    if missing := [story for story in wanted if not any(story in found for found in proven.values())]:
+        every = {suite: stories_of(folder) for suite, folder in lab.suites.items()}
+        problems = []
+        for story in missing:
+            others = [suite for suite, found in every.items() if story in found]
+            hint = f"--suite {others[0]} has one" if others else nearest(story, {known for found in every.values() for known in found})
+            problems.append(Problem("command line", "--story", f"no test of {', '.join(sorted(proven))} proves {story}", hint))
+        raise ConfigError(problems)
     return tuple(cell for cell in cells if not proven[cell.suite].isdisjoint(wanted))
 
 

@@ -135,9 +135,9 @@ def lab(tmp_path: Path) -> Lab:
     return Lab.find(tmp_path)
 
 
-def planned(lab: Lab, *stories: str) -> list[str]:
+def planned(lab: Lab, *stories: str, suites: tuple[str, ...] = ()) -> list[str]:
     try:
-        return [cell.suite for cell in plan(lab, Request(stories=stories)).cells]
+        return [cell.suite for cell in plan(lab, Request(suites=suites, stories=stories)).cells]
     except ConfigError as error:
         return [str(problem) for problem in error.problems]
 
@@ -149,6 +149,7 @@ def test_a_story_selects_the_suites_that_prove_it(lab: Lab, monkeypatch: pytest.
     (said,) = planned(lab, "US-99")
     assert said.startswith("command line: --story: no test of boot, vm proves US-99; ")
     assert "US-14, US-15, US-16, US-17" in said
+    assert planned(lab, "US-17", suites=("boot",)) == ["command line: --story: no test of boot proves US-17; --suite vm has one"]
     assert planned(lab, "14") == ["command line: --story: found '14'; a story such as US-14: US-, then its number"]
 
 
