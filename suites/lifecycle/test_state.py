@@ -7,7 +7,7 @@ from labctl.hypervisor.guests import MIB, TINY, next_beat, soon
 from labctl.hypervisor.protocols import VmDisk, VmSpec, VmState
 from labctl.model import Direction, Metric
 
-RESTART = Metric("restart.time", "s", Direction.LOWER, "from the death of a VM's process until its guest is ready again")
+RESTART = Metric("restart.time", "s", Direction.LOWER, "from the death of a VM until its guest is ready again")
 FILLED = "yes abcdefghijklmno | dd of={} bs=65536 count=16 conv=notrunc iflag=fullblock 2>/dev/null"
 """Writes a pattern over the first MiB of a file."""
 
@@ -101,7 +101,7 @@ def test_backup(hypervisor, shell, tiny):
 @pytest.mark.story("US-38")
 @pytest.mark.requires(hypervisor=["Consoles", "Restarts"])
 def test_restart(hypervisor, tiny, record):
-    """A VM whose process dies is started again by itself as often as it was asked for, and is ready soon; after that it has failed."""
+    """A VM that dies by a fault is started again by itself as often as it was asked for, and is ready soon; after that it has failed."""
     one = tiny("one", "hz=5", restarts=1)
     said = len(hypervisor.said(one, soon()))
     killed = hypervisor.kill(one, soon())
@@ -110,10 +110,10 @@ def test_restart(hypervisor, tiny, record):
     assert hypervisor.starts(one, soon()) == 2
     assert [vm.state for vm in hypervisor.list(soon())] == [VmState.RUNNING]
     hypervisor.kill(one, soon())
-    with pytest.raises(VmFailed, match="signal 9"):
+    with pytest.raises(VmFailed, match=r"ended before it said .*(signal 9|crashed)"):
         hypervisor.heard(one, "tiny: no such word", soon(), ready.offset)
     (failed,) = hypervisor.list(soon())
-    assert (failed.state, "signal 9" in failed.why) == (VmState.FAILED, True)
+    assert (failed.state, bool(failed.why)) == (VmState.FAILED, True)
 
 
 @pytest.mark.story("US-33")
