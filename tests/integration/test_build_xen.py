@@ -13,6 +13,7 @@ import pytest
 
 from labctl.build import vmlinux
 from labctl.build.obtain import describe, obtain
+from labctl.build.suite import with_suite
 from labctl.config import Lab
 from labctl.errors import BuildFailed, ConfigError, DeployError
 from labctl.machine import registry
@@ -45,7 +46,14 @@ def kernel_with(inside: bytes) -> bytes:
 
 def put_dom0(archive: Archive, name: str, version: str, config: str) -> None:
     release = name.removeprefix("linux-image-")
-    files = {f"boot/vmlinuz-{release}": kernel_with(elf()), f"boot/config-{release}": (CONFIG + config).encode()}
+    home = f"lib/modules/{release}"
+    files = {
+        f"boot/vmlinuz-{release}": kernel_with(elf()),
+        f"boot/config-{release}": (CONFIG + config).encode(),
+        f"{home}/modules.builtin": b"",
+        f"{home}/kernel/early.ko": b"\0depends=\0",
+        f"{home}/kernel/later.ko": b"\0depends=early\0",
+    }
     archive.put_files(name, version, files, "", "kernel")
 
 
@@ -87,7 +95,25 @@ def test_xen_comes_with_the_kernel_of_its_first_machine(lab: Lab, tmp_path: Path
     (tmp_path / "work").mkdir()
     with Session(lab.target("pc"), build, tmp_path / "work") as session:
         words = session.reproduce
-    assert f"-append 'console=com1 com1=115200,8n1' -initrd '{build.dom0} console=ttyS0,,115200 console=hvc0,{build.initrd}'" in words
+    assert f"-append 'console=com1 com1=115200,8n1' -initrd '{build.dom0} console=ttyS0,,115200 console=hvc0" in words
+    assert f",{build.initrd}'" in words
+
+
+@pytest.mark.usefixtures("archive")
+def test_modules_are_those_of_the_first_machine_and_are_loaded_or_only_lie_there(lab: Lab) -> None:
+    (lab.root / "hypervisor/xen.toml").write_text(RECIPE.replace("[xen]", 'modules = ["early"]\nmore_modules = ["later"]\n[xen]'))
+    build = obtain(lab, "xen")
+    assert build.initrd is not None
+    archive = build.initrd.read_bytes()
+    assert archive.count(b"modprobe -a early\n") == 1
+    assert b"kernel/later.ko: kernel/early.ko\n" in archive
+    (lab.root / "suites/s/suite.toml").write_text('schema = 1\nmodules = ["later"]\n')
+    more = with_suite(lab, build, "s").initrd
+    assert more is not None
+    assert b"modprobe -a early later\n" in more.read_bytes()
+    (lab.root / "hypervisor/xen.toml").write_text(RECIPE.replace("[xen]", 'modules = ["earlier"]\n[xen]'))
+    with pytest.raises(ConfigError, match=r"hypervisor/xen\.toml: modules: linux-image-6\.1\.0-10-amd64 .* has no module earlier"):
+        obtain(lab, "xen")
 
 
 @pytest.mark.usefixtures("archive")
