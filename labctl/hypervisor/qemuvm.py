@@ -39,7 +39,8 @@ def arguments(spec: VmSpec, folder: str, incoming: str = "") -> list[str]:
         words += ["-device", f"vfio-pci,host={device},id=pci-{number}"]
     if incoming:
         words += ["-incoming", incoming]
-    if spec.paused or incoming:
+    # What comes from another machine goes on when it is there; what comes from a file waits to be resumed.
+    if spec.paused or incoming == "defer":
         words += ["-S"]
     return words
 
