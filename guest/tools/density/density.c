@@ -121,7 +121,7 @@ void heard(struct vm *vm, const char *bytes, ssize_t length)
 }
 
 /* For so many seconds, or until something happened: consoles are read that are the runner's to read. */
-static void attend(double seconds)
+void attend(double seconds)
 {
 	static struct pollfd polled[MOST];
 	double until = now() + (seconds > 0 ? seconds : 0), left;

@@ -41,6 +41,7 @@ double now(void);
 void heard(struct vm *vm, const char *bytes, ssize_t length);
 int failed(struct vm *vm, const char *what); /* fills `why` with errno's words; returns -1 */
 double memory_available(void);
+void attend(double seconds); /* to the consoles that the runner reads, while something else is waited for */
 void kill_process(struct vm *vm);
 
 #endif

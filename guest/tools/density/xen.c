@@ -70,8 +70,12 @@ static int xl(char *output, size_t room, char *const *words)
 		output[taken] = 0;
 		close(ends[0]);
 	}
-	while (process > 0 && waitpid(process, &status, 0) < 0 && errno == EINTR)
-		;
+	for (pid_t ended = 0; process > 0 && ended != process;) {
+		if ((ended = waitpid(process, &status, WNOHANG)) == 0)
+			attend(0.01); /* the others beat meanwhile */
+		else if (ended < 0 && errno != EINTR)
+			return -1;
+	}
 	return process > 0 && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
