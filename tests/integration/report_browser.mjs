@@ -14,6 +14,7 @@ const browser = await chromium.launch({
 
 async function visit(file, colorScheme, width) {
   const context = await browser.newContext({ colorScheme, offline: true, viewport: { width, height: 900 } });
+  context.setDefaultTimeout(PATIENCE);
   const page = await context.newPage();
   const seen = { file, colorScheme, width, console: [], errors: [], requests: [], dialogs: 0 };
   page.on("console", (message) => seen.console.push(`${message.type()}: ${message.text()}`));
