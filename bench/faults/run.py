@@ -95,7 +95,7 @@ CASES = {
     "refuse-power": Case("refuse-power", 1, HARMED, "power on: the BMC .* says", "PowerError"),
     "late, 2 s": Case("late", 2, EITHER, "the BMC has not|does not answer", "ManagementError|ConsoleLost|PowerError"),
     "late, 12 s": Case("late", 12, HARMED, "does not answer", "ManagementError|ConsoleLost|PowerError"),
-    "lose-network": Case("lose-network", 1_500_000, HARMED, "network was lost in the middle of the kernel", "DeployError"),
+    "lose-network": Case("lose-network", 1_500_000, HARMED, "network was lost (in the middle of|behind) the kernel", "DeployError"),
     "corrupt": Case("corrupt", 100_000, HARMED, "kernel that arrived is not the one that was sent", "DeployError"),
     "flap": Case("flap", 2, EITHER, "does not answer|console", "ManagementError|ConsoleLost|PowerError"),
     "fill-sel": Case("fill-sel", None, UNHARMED, note="event log is full", powers=("ipmi",)),
