@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from labctl.deadline import Deadline
@@ -52,6 +53,9 @@ def told(
 
     def ended(why: LabctlError) -> LabctlError:
         error = explain(transcript, since, why)
+        if isinstance(error, KernelCrash):
+            with suppress(KernelCrash):  # by this the session knows too: what comes next starts from a fresh boot
+                session.check_crash()
         far = reached(latest)
         error.message, error.title = error.message + far, error.title + far
         return error
