@@ -134,7 +134,7 @@ class Kvm:
 
     def memory_holds(self, vm: str, text: str, deadline: Deadline) -> bool:
         # Lines end at each NUL: busybox' grep sees nothing behind one. All is read, for QEMU fails where its pipe is closed.
-        found = self._through(vm, f"tr '\\000' '\\n' | grep -c -F {shlex.quote(text)}", deadline).strip()
+        found = self._through(vm, f"tr -s '\\000' '\\n' | grep -c -F {shlex.quote(text)}", deadline).strip()
         return found.isdigit() and int(found) > 0
 
     def _through(self, vm: str, program: str, deadline: Deadline) -> str:
