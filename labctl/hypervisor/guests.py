@@ -57,7 +57,8 @@ def start_linux(hypervisor: HasConsoles, name: str = "linux", **more: Any) -> Li
     """A Linux that runs and has a shell on its console; as it is if it runs already. Raises as the verbs do."""
     if name not in [vm.name for vm in hypervisor.list(soon()) if vm.state == "running"]:
         hypervisor.destroy(name, soon())
-        given: dict[str, Any] = {"append": "console=hvc0 console=ttyS0 quiet", "memory": LINUX_MEMORY} | more
+        console = getattr(hypervisor, "linux_console", "ttyS0")
+        given: dict[str, Any] = {"append": f"console={console} quiet", "memory": LINUX_MEMORY} | more
         hypervisor.create(VmSpec(name, LINUX_KERNEL, LINUX_INITRD, **given), soon())
         hypervisor.start(name, soon())
         hypervisor.heard(name, "labctl-guest: ready", soon(3 * VERB_S))

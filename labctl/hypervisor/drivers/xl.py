@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface
+from typing import ClassVar
 
 from labctl.deadline import Deadline
 from labctl.errors import ConfigError, TargetHung, VmFailed
@@ -46,6 +47,8 @@ class Xl:
     session: Session
     who: str = "labctl"
     """Who acts, for the audit log."""
+    linux_console: ClassVar[str] = "hvc0"
+    """What a Linux is to be told of its console: a serial port that is named and not there stops it."""
 
     keeper: Keeper = field(init=False)
     records: Records = field(init=False)
