@@ -130,7 +130,9 @@ def _chart(label: str, curve: Curve, promises: Sequence[Promise]) -> Chart:
             ],
         ),
         "cpu": _checked(
-            "CPU", "%", [("CPU of the machine", "series-6", [(c.vms, None if c.cpu is None else 100 * c.cpu) for c in curve.checks])]
+            "CPU",
+            "%",
+            [("CPU of the machine", "series-6", [(c.vms, None if c.cpu is None else 100 * min(1.0, c.cpu)) for c in curve.checks])],
         ),
     }
     shown = {name: panel for name, panel in panels.items() if panel[1]}
@@ -174,7 +176,7 @@ def _chart(label: str, curve: Curve, promises: Sequence[Promise]) -> Chart:
 
 
 def _scale_of(panel: str, traces: Sequence[Trace]) -> dict[str, Any]:
-    """Starts differ by more than a straight axis can show; a share of the CPU is of the whole."""
+    """Starts differ by more than a straight axis can show; a share of the CPU is of the whole, and drawn as no more."""
     if panel == "start":
         return {"type": "log", "tickmode": "array", **ticks(traces)}
     return {"range": [0, 104], "nticks": 3} if panel == "cpu" else {"rangemode": "tozero", "nticks": 4}
