@@ -125,8 +125,8 @@ def test_files_that_tests_keep_are_beside_the_record_and_in_the_report(tmp_path:
     place = "cells/debian-6.1~qemu-1c~boot/attempt-1/kept"
     assert first.parent == run.folder / place
     page = write_reports(result).read_text()
-    assert f'href="{place}/screen.png"' in page
-    assert f'href="{place}/screen-2.png"' in page
+    assert f'href="./{place}/screen.png"' in page
+    assert f'href="./{place}/screen-2.png"' in page
 
 
 def test_what_cannot_be_kept_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
