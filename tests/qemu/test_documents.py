@@ -35,6 +35,11 @@ SHORTER = {
     "labctl run matrix storage --target storage-virtio-icount --repeat 5": "labctl run matrix storage --target 'storage-virtio-i*' --dry-run",
     "pytest suites/storage/test_power_cuts.py --build debian-cloud --target storage-powercut": "pytest suites/storage --collect-only -q",
     "labctl run matrix hypervisor --suite desktop": "labctl run matrix hypervisor --suite desktop --dry-run",
+    "labctl run matrix density": "labctl run matrix density --dry-run",
+    "pytest suites/density --build debian-kvm --target hv-2c-8g": "pytest suites/density --collect-only -q",
+    "pytest suites/lifecycle --build debian-kvm --target hv-2c-2g": "pytest suites/lifecycle --collect-only -q",
+    "pytest suites/migration --build debian-kvm --target hv-pair": "pytest suites/migration --collect-only -q",
+    "pytest suites/passthrough --build debian-kvm --target hv-2c-4g-iommu": "pytest suites/passthrough --collect-only -q",
     "pytest suites/boot --build debian-cloud --target agent-1c-512m": "pytest suites/boot --build debian-cloud --target agent-1c-512m -k version",
     "pytest suites/boot --build debian-cloud --target qemu-1c-512m": "pytest suites/boot --build debian-cloud --target qemu-1c-512m -k ready",
 }
