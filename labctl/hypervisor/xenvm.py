@@ -20,7 +20,9 @@ _RUN = """\
 cd "$1" || exit 2
 exec 3<>up 5<&0
 read -r seconds words <how
-if timeout -s KILL $seconds xl $words </dev/null >said 2>&1 3<&- 5<&-; then
+timeout -s KILL $seconds xl $words </dev/null >said 2>&1 3<&- 5<&-
+status=$?
+if [ $status = 0 ]; then
 	id=$(xl domid "$2") && tty=$(xenstore-read /local/domain/$id/console/tty) || exit 3
 	echo $seconds create -q config >how
 	echo domain $id >&3
@@ -28,7 +30,7 @@ if timeout -s KILL $seconds xl $words </dev/null >said 2>&1 3<&- 5<&-; then
 	cat <&5 >$tty &
 	exec cat $tty 5<&-
 fi
-echo failed $? >&3
+echo failed $status >&3
 exit 4
 """
 """Its end is the end of the console: xenconsoled closes it when the domain is gone."""

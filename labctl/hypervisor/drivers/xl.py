@@ -350,7 +350,7 @@ class Xl:
         answer = done.output.strip().rpartition("\n")[2]
         if re.fullmatch(r"domain [0-9]{1,5}", answer):
             return
-        said = visible(self.keeper.shell(f"cat {folder}/said", Deadline.after(LOOK_S), check=False).output.strip())[-400:]
+        said = visible(self.keeper.shell(f"cat {folder}/said", Deadline.after(LOOK_S), check=False).output.strip())[:400]
         with suppress(VmFailed, TargetHung):
             self._end(spec.name, Deadline.after(LOOK_S))
         if not answer or answer == f"failed {_KILLED}":
