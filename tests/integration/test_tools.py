@@ -96,7 +96,7 @@ def test_an_architecture_without_a_compiler_names_the_package(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('builder = "cc"\n', "builder: unknown builder 'cc'; did you mean 'c'? (known: c, deb, source)"),
+        ('builder = "cc"\n', "builder: unknown builder 'cc'; did you mean 'c'? (known: c, deb, linux, source)"),
         ('builder = "deb"\n[deb]\npackage = "pp"\n', "deb: found {'package': 'pp'}; at least one entry in files or in data"),
         ('builder = "c"\n[c]\nsource = ["a.c"]\n', "c.source: unknown key; did you mean 'sources'"),
         ('builder = "c"\n[c]\nsources = ["../../etc/passwd"]\n', "c.sources.0: found '../../etc/passwd'"),
