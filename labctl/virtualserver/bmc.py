@@ -39,7 +39,7 @@ set_working_mc 0x20
   endlan
   chassis_control "{chassis}"
   serial 15 {loopback} {kcs_port} codec VM
-  sol "tcp:{loopback}:{serial_port}" 115200 history={history}
+  sol "tcp:{simulator}:{serial_port}" 115200 history={history}
   console {loopback} {console_port}
   startnow false
   user 1 false "" "" user 10 none md2 md5 straight

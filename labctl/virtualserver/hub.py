@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from labctl.virtualserver.pace import Pace
+
 CHUNK = 4096
 STALLED = 10.0
 
@@ -20,6 +22,7 @@ STALLED = 10.0
 @dataclass(eq=False)
 class _Listener:
     writer: asyncio.StreamWriter
+    pace: Pace | None
     stalled: bool = False
 
 
@@ -38,8 +41,9 @@ class Hub:
     def listeners(self) -> int:
         return len(self._listeners)
 
-    async def listen(self, host: str, port: int) -> asyncio.Server:
-        return await asyncio.start_server(self._serve, host, port)
+    async def listen(self, host: str, port: int, pace: Pace | None = None) -> asyncio.Server:
+        """``pace``: of those who connect here and take more than they can keep."""
+        return await asyncio.start_server(lambda reader, writer: self._serve(reader, writer, pace), host, port)
 
     async def attach(self, serial: socket.socket) -> None:
         """The serial port of a machine that is about to start; that of an earlier one is read to its end first."""
@@ -71,17 +75,19 @@ class Hub:
                 return
             listener.stalled = False
         with suppress(OSError):
+            if listener.pace is not None:
+                await listener.pace.take(len(data))
             listener.writer.write(data)
             try:
                 await asyncio.wait_for(listener.writer.drain(), STALLED)
             except TimeoutError:
                 listener.stalled = True
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pace: Pace | None) -> None:
         writer.transport.set_write_buffer_limits(high=CHUNK)
         with suppress(OSError):
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
-        listener = _Listener(writer)
+        listener = _Listener(writer, pace)
         self._listeners.add(listener)
         try:
             with suppress(OSError):

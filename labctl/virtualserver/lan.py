@@ -1,8 +1,4 @@
-"""The BMC's network cable: a UDP relay before its simulator, in which packets are lost, late or garbled as a fault asks.
-
-Formats: IPMI 2.0, 13.6 (RMCP+ session header): byte 4 is the authentication type, 6 for RMCP+; then byte 5 holds the payload type in its
-low six bits, 1 for SOL.
-"""
+"""The BMC's network cable: a UDP relay before its simulator, in which packets are lost, late or garbled as a fault asks."""
 
 from __future__ import annotations
 
@@ -12,13 +8,12 @@ import time
 from dataclasses import dataclass, field
 from typing import cast
 
+from labctl.virtualserver.pace import Pace, is_sol
 from labctl.virtualserver.relay import CHUNK, listen
 from labctl.virtualserver.settings import LOOPBACK, SIMULATOR
 
 IDLE = 120.0
 """Seconds after which a client that says nothing is forgotten."""
-_RMCP_PLUS = 6
-_SOL = 1
 Address = tuple[str, int]
 
 
@@ -39,7 +34,7 @@ class Cable:
     def passes(self, packet: bytes) -> bool:
         if self.cut:
             return False
-        return not (self.sol_cut and len(packet) > 5 and packet[4] == _RMCP_PLUS and packet[5] & 0x3F == _SOL)
+        return not (self.sol_cut and is_sol(packet))
 
 
 class _Upstream(asyncio.DatagramProtocol):
@@ -62,15 +57,17 @@ class _Upstream(asyncio.DatagramProtocol):
 
 
 class Relay(asyncio.DatagramProtocol):
-    def __init__(self, cable: Cable, port: int) -> None:
+    def __init__(self, cable: Cable, port: int, pace: Pace) -> None:
         self._cable = cable
         self._port = port
+        self._pace = pace
         self._transport: asyncio.DatagramTransport | None = None
         self._clients: dict[Address, asyncio.Task[_Upstream]] = {}
 
     @classmethod
-    async def listen(cls, cable: Cable, port: int) -> Relay:
-        relay = cls(cable, port)
+    async def listen(cls, cable: Cable, port: int, pace: Pace) -> Relay:
+        """``pace`` is told of each packet that passes to the simulator, and of each that comes from it."""
+        relay = cls(cable, port, pace)
         await asyncio.get_running_loop().create_datagram_endpoint(lambda: relay, local_addr=(LOOPBACK, port))
         return relay
 
@@ -80,6 +77,7 @@ class Relay(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: Address) -> None:
         if not self._cable.passes(data):
             return
+        self._pace.heard(data)
         if addr not in self._clients:
             self._forget_the_idle()
             self._clients[addr] = asyncio.create_task(self._connect(addr))
@@ -90,6 +88,7 @@ class Relay(asyncio.DatagramProtocol):
             connecting.add_done_callback(lambda done: self._send(done.result(), data))
 
     def answer(self, data: bytes, client: Address) -> None:
+        self._pace.said(data)
         if not self._cable.passes(data):
             return
         self._cable.answers += 1

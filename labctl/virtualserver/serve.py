@@ -27,8 +27,9 @@ from labctl.virtualserver import bmc, faults, web
 from labctl.virtualserver.hub import Hub
 from labctl.virtualserver.lan import Cable, Relay, relay_tcp
 from labctl.virtualserver.machine import HOST, PROXY, Machine
+from labctl.virtualserver.pace import Pace
 from labctl.virtualserver.proxydhcp import ProxyDhcp
-from labctl.virtualserver.settings import LOOPBACK, Files, Settings, load
+from labctl.virtualserver.settings import LOOPBACK, SIMULATOR, Files, Settings, load
 
 T = TypeVar("T")
 _LINE = 65536
@@ -66,9 +67,11 @@ class Keeper:
             stack.push_async_callback(self._in_machine_thread, self.machine.off)
             s = self.settings
             try:
+                pace = Pace()
                 await stack.enter_async_context(await self.hub.listen(LOOPBACK, s.serial_port))
+                await stack.enter_async_context(await self.hub.listen(SIMULATOR, s.serial_port, pace))
                 await stack.enter_async_context(await web.relay(self.wire, s.boot_port, s.boot_server_port))
-                await Relay.listen(self.cable, s.bmc_port)
+                await Relay.listen(self.cable, s.bmc_port, pace)
             except OSError as error:
                 remedy = f"labctl virtual-server delete {s.name}"
                 raise InfraError(f"a port of the virtual server is taken: {error}", remedy=remedy) from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -101,6 +103,36 @@ def test_a_flood_is_there_to_the_last_byte_and_each_chunk_has_its_time(sol: Sol,
     assert times[0] > began
     assert len(set(times)) > 50
     assert not sol.transcript.gap_since(0)
+
+
+def test_a_listener_that_falls_behind_loses_nothing(sol: Sol, server: VirtualServer) -> None:
+    """The simulator keeps 16 KiB for it, and reads on where that is full: it must not be told more."""
+    echoes(sol, b"awake")
+    (tool,) = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and _names(p, str(server.settings.bmc_port))]
+    before, since = server.files.serial_log.stat().st_size, sol.transcript.size
+    sol.write(boot_sector.FLOOD)
+    for _ in range(5):
+        assert sol.transcript.wait_beyond(sol.transcript.size + 4096, Deadline.after(20))
+        os.kill(tool, signal.SIGSTOP)
+        time.sleep(0.7)  # within the second after which the simulator would say it again
+        os.kill(tool, signal.SIGCONT)
+    sol.transcript.wait([boot_sector.READY.strip()], since=since, deadline=Deadline.after(120))
+    assert sol.transcript.read(since) == boot_sector.lines(LINES)
+    assert server.files.serial_log.read_bytes()[before:] == boot_sector.lines(LINES)
+
+
+def test_a_machine_nobody_listens_to_is_not_kept_waiting(sol: Sol, server: VirtualServer) -> None:
+    """Whoever had its SOL is gone in the middle of a flood."""
+    echoes(sol, b"awake")
+    before, since, began = server.files.serial_log.stat().st_size, sol.transcript.size, time.monotonic()
+    sol.write(boot_sector.FLOOD)
+    assert sol.transcript.wait_beyond(since + 4096, Deadline.after(20))
+    sol.detach()
+    while server.files.serial_log.stat().st_size < before + len(boot_sector.lines(LINES)):
+        assert time.monotonic() - began < 60
+        time.sleep(0.05)
+    sol.attach(Deadline.after(20))
+    assert echoes(sol, b"again") == b"again"
 
 
 def test_what_is_typed_arrives_as_it_is(sol: Sol) -> None:
