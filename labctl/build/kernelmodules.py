@@ -22,7 +22,7 @@ _SUFFIXES = (".ko", ".ko.xz")
 _DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 _SOFTLY = re.compile(rb"\0softdep=pre: ([^\0:]*)\0")
 _HOOK = "etc/labctl/rc.d/05-modules.sh"
-_LAYOUT = "1"
+LAYOUT = "2"
 """Changes with what is made of the same package and the same names."""
 
 
@@ -99,15 +99,16 @@ def selected(home: Path, wanted: Iterable[str]) -> dict[str, Module]:
         file = str(files[name].relative_to(home))
         if file not in chosen:
             data = _content(files[name])
-            needs: list[str] = []
-            for needed in _depends(data):
-                needs = [each for each in add(needed, (*asked_by, name)) if each not in needs] + needs
-            for liked in _softly(data):
-                provider = liked if liked in files else _by_alias(home, files, liked)
-                if provider is not None:
-                    needs += [each for each in add(provider, (*asked_by, name)) if each not in needs]
-            chosen[file] = Module(data, tuple(needs))
+            needed = in_order(_depends(data), (*asked_by, name))
+            providers = (liked if liked in files else _by_alias(home, files, liked) for liked in _softly(data))
+            liked = in_order([provider for provider in providers if provider is not None], (*asked_by, name))
+            # What both need is loaded before the first that needs it.
+            chosen[file] = Module(data, tuple(reversed(dict.fromkeys([*liked, *needed]))))
         return (file, *chosen[file].needs)
+
+    def in_order(names: Iterable[str], asked_by: tuple[str, ...]) -> list[str]:
+        """Files to load for several modules, what is to be loaded first first."""
+        return [file for name in names for file in reversed(add(name, asked_by))]
 
     for name in wanted:
         add(_plain(name), ())
@@ -125,7 +126,7 @@ def _of_package(
 ) -> Artefact:
     package = package_of(build)
     assert package is not None  # noqa: S101  # for the type checker: `archive` has asked
-    identity = {"builder": "kernel-modules", "sha256": package.sha256, "modules": " ".join(names), "layout": _LAYOUT}
+    identity = {"builder": "kernel-modules", "sha256": package.sha256, "modules": " ".join(names), "layout": LAYOUT}
     if loaded != names:
         identity["loaded"] = " ".join(loaded)
 

@@ -429,6 +429,22 @@ def test_modules_come_with_what_they_need_in_order(tmp_path: Path) -> None:
         kernelmodules.selected(tmp_path, ["nowhere"])
 
 
+def test_what_a_module_needs_and_likes_is_loaded_after_what_both_need(tmp_path: Path) -> None:
+    """As Debian's crc-t10dif, which NVMe needs: it likes a module that needs what it needs itself."""
+    (tmp_path / "modules.builtin").write_text("")
+    module(tmp_path, "lib/crc.ko", depends="common", softdep="pre: sum")
+    module(tmp_path, "crypto/sum_generic.ko", depends="common", alias="sum")
+    module(tmp_path, "crypto/common.ko", depends="")
+    module(tmp_path, "block/pi.ko", depends="crc")
+    chosen = kernelmodules.selected(tmp_path, ["pi"])
+    for file, found in chosen.items():
+        loaded = [*reversed(found.needs), file]
+        for each in loaded:
+            before = set(loaded[: loaded.index(each)])
+            assert set(chosen[each].needs) <= before, f"{each} is loaded before what it needs, for {file}"
+    assert len(chosen) == 4
+
+
 def test_a_kernel_of_which_the_modules_are_not_known_is_refused_before_any_power(lab: Lab, tmp_path: Path) -> None:
     (lab.root / "suites/s/suite.toml").write_text('schema = 1\nmodules = ["virtio-blk"]\n')
     initrd = tmp_path / "initrd"

@@ -31,7 +31,13 @@ class Linux:
     def plan(self, options: LinuxOptions, context: Context) -> Plan:
         kernel = deb.BUILDER.plan(deb.DebOptions(package=options.package), context)
         base = initramfs.base(context.arch, context.cache, context.deadline)
-        layout = {"builder": "tool-linux", "name": _name(context), "modules": " ".join(options.modules), "base": base.digests["initrd"]}
+        layout = {
+            "builder": "tool-linux",
+            "name": _name(context),
+            "modules": " ".join(options.modules),
+            "layout": kernelmodules.LAYOUT,
+            "base": base.digests["initrd"],
+        }
         return Plan({**kernel.identity, **layout}, kernel.version, kernel.source)
 
     def make(self, options: LinuxOptions, plan: Plan, folder: Path, context: Context) -> Made:
