@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -79,6 +80,20 @@ class LinuxGuest:
         self.hypervisor.heard(self.name, "lab-end", soon(seconds), since)
         said = self.hypervisor.said(self.name, soon(), since).decode(errors="replace").replace("\r", "")
         return said.partition("lab-begin\n")[2].rpartition("lab-end")[0].strip()
+
+    @contextmanager
+    def busy(self, command: str) -> Iterator[None]:
+        """It does this meanwhile, beside its shell; afterwards nothing of it runs any more. VmFailed as `run`."""
+        self.run(f"{{ {command}; }} & true")
+        try:
+            yield
+        finally:
+            # Not Ctrl-C: that is lost on a program which is on its way out, and a loop around it goes on.
+            self.run("kill -9 %%; wait")
+
+    def disks(self) -> list[str]:
+        """Its disks as its kernel names them, in the order of their names."""
+        return self.run("ls /sys/block | grep -v -E '^(loop|ram|zram|sr|fd)[0-9]*$'").split()
 
     def address(self, address: str, card: int = 1) -> None:
         """Give its network card of that number, in the order of their names, an address with its prefix."""

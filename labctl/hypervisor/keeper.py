@@ -21,6 +21,8 @@ GRACE_S = 15.0
 """Seconds beyond a verb's own deadline after which a command in the machine hangs: the tools keep the deadline themselves."""
 _MOST_TYPED = 400
 """Bytes for one request."""
+_NEVER_SAID = 1 << 62
+"""An offset that no console comes to: who waits for what is said there hears of the program's end alone."""
 _LINE = re.compile(r"([0-9]{1,20}) ([0-9]{1,20}) (.*)")
 _READ = re.compile(rb"from=([0-9]{1,20}) to=([0-9]{1,20}) dropped=([0-9]{1,20})\n")
 
@@ -100,6 +102,10 @@ class Keeper:
         if done.status == 0 and (found := re.fullmatch(r"at=([0-9]{1,20}) ns=([0-9]{1,20})\n", done.output)):
             return Heard(int(found[1]), int(found[2]) / 1e9, text)
         return {1: done.output.strip(), 3: "gone"}.get(done.status, _told(done))
+
+    def ended(self, folder: str, deadline: Deadline) -> bool:
+        """Until its program has ended; False if it has not by then. It must not be one that is started again."""
+        return self.wait(folder, "-", _NEVER_SAID, deadline) in ("ended", "gone")
 
     def read(self, folder: str, since: int, deadline: Deadline) -> bytes:
         """What is kept of the console from that offset on; empty where there is no keeper."""

@@ -9,6 +9,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from labctl.deadline import Deadline
@@ -18,6 +19,9 @@ from labctl.parsers.text import visible
 
 MIGRATED = 'MIGRATION".*"(completed|failed)"|"(completed|failed)".*"MIGRATION"'
 """Event that a migration has come to an end, however its keys are ordered; only where the capability ``events`` is on."""
+ENDING_S = 5.0
+"""Seconds in which a QEMU whose monitor is gone is to have ended."""
+_GONE = 3
 EVENTS_ON: Mapping[str, Any] = {
     "execute": "migrate-set-capabilities",
     "arguments": {"capabilities": [{"capability": "events", "state": True}]},
@@ -78,6 +82,9 @@ class Monitor:
         if done.status == 4:
             asked = steps[0] if isinstance(steps[0], str) else steps[0]["execute"]
             raise TargetHung(f"the toolstack hangs: QEMU of {vm} has not answered {asked} within {deadline.seconds:g} s", target=target)
+        if done.status == _GONE:
+            # Its socket closes a while before its process has ended: who asks at once how that was is told that it runs.
+            self.keeper.ended(str(PurePosixPath(socket).parent), Deadline.after(ENDING_S))
         if done.status not in (0, 1):
             raise VmFailed(f"QEMU of {vm}: {visible(done.stderr.strip())[-300:] or f'status {done.status}'}", target=target)
         try:

@@ -3,7 +3,7 @@
 import pytest
 
 from labctl.errors import TargetHung, VmFailed
-from labctl.hypervisor.guests import BEAT, TINY, next_beat, soon, start_tiny
+from labctl.hypervisor.guests import BEAT, MIB, TINY, next_beat, soon, start_tiny
 from labctl.hypervisor.protocols import VmSpec, VmState
 
 pytestmark = pytest.mark.requires(hypervisor=["Consoles"])
@@ -43,6 +43,17 @@ def test_out_of_memory(hypervisor, target, shell):
     next_beat(hypervisor, "small")
     hypervisor.destroy("greedy", soon())
     assert [vm.name for vm in hypervisor.list(soon())] == ["small"]
+
+
+@pytest.mark.requires(build="*kvm*")
+def test_memory_is_taken_bit_by_bit(hypervisor, shell):
+    """VMs of KVM get memory as they touch it. One that takes all of it once it runs is ended, and the cause is told; others beat on."""
+    start_tiny(hypervisor, "small", "hz=5")
+    everything = int(shell("grep MemTotal /proc/meminfo").split()[1]) << 10
+    hypervisor.create(VmSpec("greedy", TINY, append="touch hz=5", memory=everything - 16 * MIB), soon())
+    with pytest.raises(VmFailed, match=r"greedy.*the machine ran out of memory"):
+        started(hypervisor, "greedy", soon())
+    next_beat(hypervisor, "small")
 
 
 @pytest.mark.requires(build="*kvm*", hypervisor=["Pauses"])

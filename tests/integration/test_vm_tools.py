@@ -7,13 +7,19 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from labctl.hypervisor.keeper import status_of
-from labctl.hypervisor.monitor import told
+from labctl.deadline import Deadline
+from labctl.errors import VmFailed
+from labctl.hypervisor.keeper import Keeper, status_of
+from labctl.hypervisor.monitor import Monitor, command, told
+from labctl.machine.protocols import CommandResult
 
 SOURCES = Path(__file__).parents[2] / "guest/tools"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -133,3 +139,38 @@ def test_qmp_speaks_to_a_real_qemu(tools: Path, keeper: Run, tmp_path: Path) -> 
     assert qmp('{"execute":"quit"}').returncode == 0
     keeper("wait", tmp_path, 0, 20000, "never")
     assert qmp('{"execute":"query-status"}', milliseconds=200).returncode == 3
+
+
+_LEAVES = """
+import socket, sys, time
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+listener.accept()[0].close()
+time.sleep(0.5)
+sys.exit(7)
+"""
+"""A QEMU that gives up: its monitor closes before its process has ended."""
+
+
+@dataclass
+class _Here:
+    """A session whose machine is this host."""
+
+    tools: Path
+    name: str = "here"
+
+    def run(self, command: str, *, deadline: Deadline, check: bool = True) -> CommandResult:
+        path = f"{self.tools}:{os.environ['PATH']}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=check, env={"PATH": path})
+        return CommandResult(command, done.returncode, done.stdout, 0.0, done.stderr)
+
+
+def test_a_qemu_whose_monitor_is_gone_has_ended_when_that_is_told(tools: Path, keeper: Run, tmp_path: Path) -> None:
+    session: Any = _Here(tools)
+    monitor, socket = Monitor(Keeper(session)), str(tmp_path / "qmp")
+    keeper("start", tmp_path, 0, "--", sys.executable, "-c", _LEAVES, socket)
+    with pytest.raises(VmFailed, match="QEMU of one"):
+        monitor.run("one", socket, [command("query-status")], Deadline.after(20))
+    status = status_of(keeper("status", tmp_path).stdout)[1]
+    assert (status.state, status.how) == ("ended", 7)
