@@ -161,6 +161,7 @@ def start(
     pass_fds: Sequence[int] = (),
     stderr: int | IO[bytes] | None = None,
     stdout: int | IO[bytes] | None = None,
+    stdin: int | None = None,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     cpus: Sequence[int] = (),
@@ -175,7 +176,7 @@ def start(
         subprocess.Popen(
             [find("setpriv"), "--pdeathsig", "KILL", "--", *pinned, program, *argv[1:]],
             pass_fds=tuple(pass_fds),
-            stdin=subprocess.DEVNULL,
+            stdin=stdin if stdin is not None else subprocess.DEVNULL,
             stdout=stdout if stdout is not None else subprocess.DEVNULL,
             stderr=stderr if stderr is not None else subprocess.DEVNULL,
             cwd=cwd,

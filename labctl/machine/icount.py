@@ -48,16 +48,16 @@ def plugin() -> Path:
 
 
 def arguments(
-    counts: Counts | None, console: int, trace: Path, trace_at: Sequence[int], handed_over: ExitStack
+    counts: Counts | None, console: Sequence[int], trace: Path, trace_at: Sequence[int], handed_over: ExitStack
 ) -> tuple[list[int], list[str], dict[str, str] | None]:
     """What QEMU with the plugin needs: file descriptors (``handed_over`` closes those that are only its), arguments, environment.
 
-    ``console`` is its end of the serial port, ``trace`` the file of snapshots at the bytes ``trace_at``, if there are any."""
+    ``console`` is its end of the serial port, a socket; ``trace`` the file of snapshots at the bytes ``trace_at``, if there are any."""
     if counts is None:
         return [], [], None
     path = plugin()
     fds = [counts.fd]
-    words = f"file={path},console={console},counts={counts.fd}"
+    words = f"file={path},console={console[0]},counts={counts.fd}"
     if trace_at:
         file = handed_over.enter_context(trace.open("wb"))
         fds.append(file.fileno())

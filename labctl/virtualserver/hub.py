@@ -1,36 +1,78 @@
 """The serial hub: a machine's serial port on one side, any number of listeners on the other, among them the BMC's SOL.
 
 It is always connected, whether the machine is on or off. Everything the machine says is logged before anybody is told, so that loss can
-be judged. A listener that is slow slows the machine down, as hardware flow control does; one that has taken nothing for `STALLED` s no
-longer does: it misses bytes from then on until it has taken what it was sent, and how many it missed is counted.
+be judged. What a listener has not taken yet is kept for it: Linux's console waits 10 ms for a serial port that is full, and then writes
+over what is there, so a machine must not be made to wait for its listeners. Only where `BACKLOG` bytes are kept it is; a listener that has
+taken nothing for `STALLED` s then misses bytes until it has taken what was kept, and how many it missed is counted.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from labctl.machine.serialline import SerialLine
 from labctl.virtualserver.pace import Pace
 
 CHUNK = 4096
+BACKLOG = 8 << 20
 STALLED = 10.0
 
 
-@dataclass(eq=False)
 class _Listener:
-    writer: asyncio.StreamWriter
-    pace: Pace | None
-    stalled: bool = False
+    def __init__(self, writer: asyncio.StreamWriter, pace: Pace | None) -> None:
+        self._writer = writer
+        self._pace = pace
+        self._kept = bytearray()
+        self._news = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._stalled = False
+
+    async def tell(self, data: bytes) -> int:
+        """Bytes that it misses."""
+        if self._stalled and self._kept:
+            return len(data)
+        self._stalled = False
+        self._kept += data
+        self._news.set()
+        while len(self._kept) > BACKLOG:
+            self._taken.clear()
+            try:
+                await asyncio.wait_for(self._taken.wait(), STALLED)
+            except TimeoutError:
+                self._stalled = True
+                break
+        return 0
+
+    async def pass_on(self) -> None:
+        """Until it has gone. OSError."""
+        while True:
+            await self._news.wait()
+            while self._kept:
+                piece = bytes(self._kept[:CHUNK])
+                if self._pace is not None:
+                    await self._pace.take(len(piece))
+                self._writer.write(piece)
+                await self._writer.drain()
+                del self._kept[: len(piece)]
+                self._taken.set()
+            self._news.clear()
+
+    def leave(self) -> None:
+        """Nobody waits for it any longer."""
+        self._kept.clear()
+        self._taken.set()
+        self._writer.close()
 
 
 class Hub:
     def __init__(self, log: Path) -> None:
         self._log = log.open("ab", buffering=0)
         self._listeners: set[_Listener] = set()
-        self._machine: asyncio.StreamWriter | None = None
+        self._machine: asyncio.WriteTransport | None = None
         self._reading: asyncio.Task[None] | None = None
         self.heard = asyncio.Event()
         """Set by each chunk that the machine says."""
@@ -45,10 +87,13 @@ class Hub:
         """``pace``: of those who connect here and take more than they can keep."""
         return await asyncio.start_server(lambda reader, writer: self._serve(reader, writer, pace), host, port)
 
-    async def attach(self, serial: socket.socket) -> None:
+    async def attach(self, serial: SerialLine) -> None:
         """The serial port of a machine that is about to start; that of an earlier one is read to its end first."""
         await self.detach()
-        reader, self._machine = await asyncio.open_connection(sock=serial)
+        loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
+        said, typed = os.fdopen(serial.reads, "rb", buffering=0), os.fdopen(serial.writes, "wb", buffering=0)
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), said)
+        self._machine, _ = await loop.connect_write_pipe(asyncio.Protocol, typed)
         self._reading = asyncio.create_task(self._tell(reader))
 
     async def detach(self) -> None:
@@ -66,22 +111,7 @@ class Hub:
             while data := await machine.read(CHUNK):
                 self._log.write(data)
                 self.heard.set()
-                await asyncio.gather(*(self._pass_on(listener, data) for listener in list(self._listeners)))
-
-    async def _pass_on(self, listener: _Listener, data: bytes) -> None:
-        if listener.stalled:
-            if listener.writer.transport.get_write_buffer_size():
-                self.missed += len(data)
-                return
-            listener.stalled = False
-        with suppress(OSError):
-            if listener.pace is not None:
-                await listener.pace.take(len(data))
-            listener.writer.write(data)
-            try:
-                await asyncio.wait_for(listener.writer.drain(), STALLED)
-            except TimeoutError:
-                listener.stalled = True
+                self.missed += sum(await asyncio.gather(*(listener.tell(data) for listener in self._listeners)))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pace: Pace | None) -> None:
         writer.transport.set_write_buffer_limits(high=CHUNK)
@@ -89,12 +119,17 @@ class Hub:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
         listener = _Listener(writer, pace)
         self._listeners.add(listener)
+        passing = asyncio.create_task(listener.pass_on())
         try:
             with suppress(OSError):
                 while data := await reader.read(CHUNK):
+                    while self._machine is not None and self._machine.get_write_buffer_size() > CHUNK:
+                        await asyncio.sleep(0.01)  # it does not listen: nor do we
                     if self._machine is not None:
                         self._machine.write(data)
-                        await self._machine.drain()
         finally:
             self._listeners.discard(listener)
-            writer.close()
+            passing.cancel()
+            with suppress(OSError, asyncio.CancelledError):
+                await passing
+            listener.leave()

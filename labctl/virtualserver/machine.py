@@ -15,6 +15,7 @@ from labctl.deadline import Deadline
 from labctl.errors import ManagementError, PowerError
 from labctl.machine.accel import choose
 from labctl.machine.qmp import Qmp
+from labctl.machine.serialline import SerialLine, by_pipes
 from labctl.process import Child, run, start
 from labctl.virtualserver.settings import LOOPBACK, Files, Settings
 
@@ -47,27 +48,30 @@ class Machine:
     def is_on(self) -> bool:
         return self._process is not None and self._process.child.status is None
 
-    def prepare(self) -> tuple[socket.socket, socket.socket]:
+    def prepare(self) -> tuple[SerialLine, socket.socket]:
         """Start QEMU before its first instruction; returns its serial port, and a line to its network that carries every frame."""
         self._discard()
         self._make_disk()
-        serial, serial_qemu = socket.socketpair()
+        serial = by_pipes()
         network, network_qemu = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         qmp, qmp_qemu = socket.socketpair()
         log = self.files.folder / "qemu.log"
-        with serial_qemu, network_qemu, qmp_qemu, log.open("ab") as words:
+        with network_qemu, qmp_qemu, log.open("ab") as words:
             child = start(
                 [
                     BINARY,
                     *self._arguments(),
                     "-S",
                     *("-netdev", f"socket,id=proxy0,fd={network_qemu.fileno()}", "-netdev", "hubport,id=hub1,hubid=0,netdev=proxy0"),
-                    *("-chardev", f"socket,id=console,fd={serial_qemu.fileno()}", "-serial", "chardev:console"),
+                    *(*serial.arguments, "-serial", "chardev:console"),
                     *("-chardev", f"socket,id=qmp,fd={qmp_qemu.fileno()}", "-mon", "chardev=qmp,mode=control"),
                 ],
-                pass_fds=[serial_qemu.fileno(), network_qemu.fileno(), qmp_qemu.fileno()],
+                pass_fds=[network_qemu.fileno(), qmp_qemu.fileno()],
+                stdin=serial.stdin,
+                stdout=serial.stdout,
                 stderr=words,
             )
+            serial.handed_over()
         self._process = _Process(child, Qmp(qmp))
         try:
             self._process.qmp.handshake(Deadline.after(VERB))

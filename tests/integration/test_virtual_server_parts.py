@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import http.client
 import http.server
+import os
 import socket
 import threading
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from labctl.machine.serialline import by_pipes
 from labctl.virtualserver import hub as hub_module
 from labctl.virtualserver import settings
 from labctl.virtualserver.faults import FAULTS, argument_of
@@ -45,19 +47,24 @@ def test_servers_of_one_lab_share_no_port_even_while_they_are_off(tmp_path: Path
 def flooded(hub: Hub) -> Iterator[tuple[int, threading.Thread]]:
     """A hub in a loop of its own, and the port of its listeners; the thread, once started, is a machine that floods it."""
     port, ready, end = free_port(), threading.Event(), threading.Event()
-    ours, theirs = socket.socketpair()
+    line = by_pipes()
+    assert line.stdin is not None
+    assert line.stdout is not None
+    says, hears = os.fdopen(line.stdout, "wb", buffering=0), line.stdin
 
     async def run() -> None:
         async with await hub.listen("127.0.0.1", port):
-            await hub.attach(theirs)
+            await hub.attach(line)
             ready.set()
             while not end.is_set():
                 await asyncio.sleep(0.01)
             await hub.detach()
 
     def say() -> None:
-        ours.sendall(FLOOD)
-        ours.close()
+        rest = memoryview(FLOOD)
+        while rest:
+            rest = rest[says.write(rest) :]
+        says.close()
 
     serving = threading.Thread(target=asyncio.run, args=(run(),))
     serving.start()
@@ -69,6 +76,7 @@ def flooded(hub: Hub) -> Iterator[tuple[int, threading.Thread]]:
         end.set()
         serving.join(30)
         machine.join(30)
+        os.close(hears)
 
 
 def listener(port: int, *, buffer: int) -> socket.socket:
@@ -90,7 +98,10 @@ def read(connection: socket.socket, size: int, pause: float = 0) -> bytes:
     return said
 
 
-def test_a_slow_listener_slows_the_machine_down_and_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backlog", [hub_module.BACKLOG, 65536])
+def test_a_slow_listener_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backlog: int) -> None:
+    """Nor does the machine wait for it, unless more is kept for it than may be."""
+    monkeypatch.setattr(hub_module, "BACKLOG", backlog)
     hub = Hub(tmp_path / "serial.log")
     with flooded(hub) as (port, machine), listener(port, buffer=4096) as slow, listener(port, buffer=65536) as fast:
         heard: list[bytes] = []
@@ -99,6 +110,9 @@ def test_a_slow_listener_slows_the_machine_down_and_loses_nothing(tmp_path: Path
             time.sleep(0.01)
         other.start()
         machine.start()
+        if backlog > len(FLOOD):
+            machine.join(30)
+            assert not machine.is_alive()
         assert read(slow, len(FLOOD), pause=0.001) == FLOOD
         other.join(30)
     assert heard == [FLOOD]
@@ -108,6 +122,7 @@ def test_a_slow_listener_slows_the_machine_down_and_loses_nothing(tmp_path: Path
 
 def test_a_listener_that_takes_nothing_stops_nobody_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_module, "STALLED", 0.3)
+    monkeypatch.setattr(hub_module, "BACKLOG", 65536)
     hub = Hub(tmp_path / "serial.log")
     with flooded(hub) as (port, machine), listener(port, buffer=4096), listener(port, buffer=65536) as fast:
         while hub.listeners < 2:

@@ -341,10 +341,10 @@ def test_a_flood_ends_at_the_deadline(flood: bytes) -> None:
 def test_a_flood_of_banners_is_a_reset_loop_at_once() -> None:
     with Transcript() as transcript:
         transcript.feed(b"[    0.000000] Linux version 6.1.0 (gcc)\r\n" * 100_000)
-        start = time.monotonic()
+        start = time.thread_time()
         with pytest.raises(TargetHung):
             wait(transcript)
-        assert time.monotonic() - start < 3
+        assert time.thread_time() - start < 3
 
 
 def test_an_early_exit() -> None:

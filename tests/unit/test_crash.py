@@ -283,9 +283,9 @@ def test_title_and_excerpt_are_safe_and_bounded() -> None:
 )
 def test_a_flood_costs_little(flood: bytes) -> None:
     data = flood * ((1 << 20) // len(flood))
-    start = time.monotonic()
+    start = time.thread_time()
     assert find_crash(data) is None
-    assert time.monotonic() - start < 2
+    assert time.thread_time() - start < 2
 
 
 def test_every_literal_is_in_what_its_expression_finds() -> None:

@@ -89,6 +89,6 @@ def test_a_version_is_only_what_the_kernel_prints() -> None:
 
 def test_a_flood_of_stamps_costs_little() -> None:
     data = b"[    1.000001] x\n" * 100_000
-    start = time.monotonic()
+    start = time.thread_time()
     assert len(slow_phases(stamps(data))) == 0
-    assert time.monotonic() - start < 5
+    assert time.thread_time() - start < 5

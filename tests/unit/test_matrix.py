@@ -289,7 +289,7 @@ def test_an_empty_matrix_says_so() -> None:
 
 def test_a_slip_of_the_pen_does_not_eat_the_memory() -> None:
     names = [f"n{i}" for i in range(2000)]
-    start = time.monotonic()
+    start = time.thread_time()
     with pytest.raises(ConfigError, match=f"at most {MAX_CELLS}"):
         expand(
             MatrixConfig.model_validate({"schema": 1, "builds": ["*"], "targets": ["*"], "suites": ["*"]}),
@@ -308,7 +308,7 @@ def test_a_slip_of_the_pen_does_not_eat_the_memory() -> None:
             arch_of_build={},
             arch_of_target={},
         )
-    assert time.monotonic() - start < 1.0
+    assert time.thread_time() - start < 1.0
 
 
 # --- properties ---

@@ -1,8 +1,8 @@
 """QEMU as a machine: Power, Console, Deploy, Counter and Ports in one process.
 
-The process is started paused (``-S``) with its serial port and QMP on socket pairs, so that the console's reader is attached before the
-first instruction and there is no socket file to race for; ``cont`` is time zero. It dies with its owner. The disk is a sparse qcow2 that
-outlives power cycles and is deleted with the session's folder.
+The process is started paused (``-S``) with its serial port on pipes and QMP on a socket pair, so that the console's reader is attached
+before the first instruction and there is no socket file to race for; ``cont`` is time zero. It dies with its owner. The disk is a sparse
+qcow2 that outlives power cycles and is deleted with the session's folder.
 
 On the channel ``icount`` virtual time is the number of instructions (``-icount shift=0,sleep=off``: one a nanosecond, and idle time is
 skipped), the clock starts at a fixed date, random numbers come from a fixed seed, and a plugin counts (`labctl.machine.icount`).
@@ -11,6 +11,8 @@ skipped), the clock starts at a fixed date, random numbers come from a fixed see
 from __future__ import annotations
 
 import json
+import os
+import select
 import shlex
 import socket
 import time
@@ -42,6 +44,7 @@ from labctl.machine.qemumachine import (
 from labctl.machine.qemuports import OpenPorts, open_ports
 from labctl.machine.qmp import Qmp
 from labctl.machine.reader import Reader
+from labctl.machine.serialline import SerialLine, by_pipes, by_socket
 from labctl.machine.transcript import Transcript
 from labctl.machine.volatiledisk import VolatileDisk
 from labctl.machine.wires import Wire
@@ -65,7 +68,7 @@ class _Process:
     counts: icount.Counts | None
     child: Child
     qmp: Qmp
-    serial: socket.socket
+    serial: SerialLine
     reader: Reader
     log: IO[bytes]
     ports: OpenPorts
@@ -215,14 +218,15 @@ class Qemu:
     def write(self, data: bytes) -> None:
         if self._process is None or self._process.child.status is not None:
             raise ConsoleLost("the machine is off: nobody takes what is typed", target=self.context.target.name)
+        limit, line = Deadline.after(WRITE_DEADLINE), self._process.serial.writes
         try:
-            self._process.serial.settimeout(WRITE_DEADLINE)
-            self._process.serial.sendall(data)
+            while data:
+                if not select.select([], [line], [], limit.left)[1]:
+                    raise TimeoutError("timed out")
+                with suppress(BlockingIOError):
+                    data = data[os.write(line, data) :]
         except OSError as error:
             raise ConsoleLost(f"the serial port takes no bytes: {error}", target=self.context.target.name) from None
-        finally:
-            with suppress(OSError):
-                self._process.serial.settimeout(None)
 
     def detach(self) -> None:
         if self._process is not None:
@@ -472,27 +476,30 @@ class Qemu:
             build = replace(build, image=root)
         self._starts += 1
         served = [volatile.qemus.fileno()] if volatile is not None else []
-        serial, serial_qemu = socket.socketpair()
+        serial = by_socket() if self._counts else by_pipes()
         qmp, qmp_qemu = socket.socketpair()
         log = (self.context.workdir / "qemu.log").open("ab")
         counts = icount.Counts(self.context.target.config.cpus) if self._counts else None
         ports = open_ports(self._ports)
-        with serial_qemu, qmp_qemu, ExitStack() as handed_over:
+        with qmp_qemu, ExitStack() as handed_over:
             handed_over.callback(ports.handed_over)
+            handed_over.callback(serial.handed_over)
             kept = [] if self._kept is None else self._kept.arguments(self._config.memory)
-            shared, plugin, env = icount.arguments(counts, serial_qemu.fileno(), self._trace, self._trace_at, handed_over)
+            shared, plugin, env = icount.arguments(counts, serial.shared, self._trace, self._trace_at, handed_over)
             child = start(
                 [
                     self._binary,
                     *self._machine_arguments(build, self._append, str(file), self.context.wires, *served),
                     "-S",
-                    *("-chardev", f"socket,id=console,fd={serial_qemu.fileno()}", "-serial", "chardev:console"),
+                    *(*serial.arguments, "-serial", "chardev:console"),
                     *("-chardev", f"socket,id=qmp,fd={qmp_qemu.fileno()}", "-mon", "chardev=qmp,mode=control"),
                     *ports.arguments,
                     *plugin,
                     *kept,
                 ],
-                pass_fds=[serial_qemu.fileno(), qmp_qemu.fileno(), *ports.fds, *shared, *served],
+                pass_fds=[*serial.shared, qmp_qemu.fileno(), *ports.fds, *shared, *served],
+                stdin=serial.stdin,
+                stdout=serial.stdout,
                 stderr=log,
                 env=env,
                 cpus=self.context.cpus,
@@ -502,7 +509,7 @@ class Qemu:
         client = Qmp(qmp)
         since = self.transcript.size
         self.transcript.resume()
-        reader = Reader(serial.fileno(), self.transcript, on_end=lambda: self._why_ended(child, client))
+        reader = Reader(serial.reads, self.transcript, on_end=lambda: self._why_ended(child, client))
         reader.start()
         return _Process(since, counts, child, client, serial, reader, log, ports, volatile)
 
