@@ -89,11 +89,13 @@ CASES = {
     "drop-sol, 10 s in the boot": Case("drop-sol", 10, EITHER, "console", "ConsoleLost|DeployError", at="iPXE"),
     "drop-sol, in the boot": Case("drop-sol", 600, HARMED, "SOL|console", "ConsoleLost", at="iPXE"),
     "drop-sol, in a test": Case("drop-sol", 600, HARMED, "SOL|console", "ConsoleLost", at="beat 0003"),
-    "busy": Case("busy", None, UNHARMED, note="in use by another session"),
+    "busy": Case("busy", None, UNHARMED, note="in use by another session", powers=("ipmi",)),  # by SSH nobody is in the way
     "ignore-power": Case("ignore-power", 1, HARMED, "said yes to power on", "PowerError"),
     "ignore-power, off": Case("ignore-power", 1, EITHER, "said yes to power off", "PowerError", at="beat 0006"),
     "refuse-power": Case("refuse-power", 1, HARMED, "power on: the BMC .* says", "PowerError"),
-    "late, 2 s": Case("late", 2, EITHER, "the BMC has not|does not answer", "ManagementError|ConsoleLost|PowerError"),
+    "late, 2 s": Case(
+        "late", 2, EITHER, "the BMC has not|does not answer|does not give the console", "ManagementError|ConsoleLost|PowerError"
+    ),
     "late, 12 s": Case("late", 12, HARMED, "does not answer", "ManagementError|ConsoleLost|PowerError"),
     "lose-network": Case("lose-network", 1_500_000, HARMED, "network was lost (in the middle of|behind) the kernel", "DeployError"),
     "corrupt": Case("corrupt", 100_000, HARMED, "kernel that arrived is not the one that was sent", "DeployError"),

@@ -220,6 +220,7 @@ def _content(server: VirtualServer) -> dict[str, Any]:
         "ssh": f"127.0.0.1:{settings.ssh_port}",
         "boot_server": f"127.0.0.1:{settings.boot_server_port}",
         **({"redfish": f"http://127.0.0.1:{settings.redfish_port}"} if settings.redfish else {}),
+        **({"ssh_console": f"127.0.0.1:{settings.ssh_console_port}"} if settings.redfish else {}),
         "serial_log": str(server.files.serial_log),
         "folder": str(server.files.folder),
     }

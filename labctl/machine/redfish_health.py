@@ -13,6 +13,7 @@ from typing import Any
 
 from labctl.machine.lockfile import printable
 from labctl.machine.protocols import HealthEvent, Reading
+from labctl.machine.redfish import get, link_path, links, members
 
 SAMPLED = {"degC": "machine_degc", "W": "machine_watts"}
 _MOST = 1000
@@ -29,15 +30,15 @@ _READ = (
 
 def readings(system: Any) -> Iterator[Reading]:
     """Of the sensors that have a value now."""
-    for path in _links(system.json.get("Links"), "Chassis"):
-        chassis = _get(system, path)
-        resources = {name: _get(system, _path(chassis.get(name))) for name in ("Thermal", "Power") if _path(chassis.get(name))}
-        for resource, members, key, unit in _READ:
-            for sensor in _list(resources.get(resource, {}).get(members)):
+    for path in links(system.json.get("Links"), "Chassis"):
+        chassis = get(system, path)
+        resources = {name: get(system, link_path(chassis.get(name))) for name in ("Thermal", "Power") if link_path(chassis.get(name))}
+        for resource, listed, key, unit in _READ:
+            for sensor in members(resources.get(resource, {}).get(listed)):
                 value = sensor.get(key)
                 percent = unit == "rpm" and sensor.get("ReadingUnits", "RPM") != "RPM"
                 if isinstance(value, (int, float)) and not isinstance(value, bool) and not percent and _is_there(sensor):
-                    yield Reading(_text(sensor.get("Name") or sensor.get("MemberId") or members), float(value), unit)
+                    yield Reading(_text(sensor.get("Name") or sensor.get("MemberId") or listed), float(value), unit)
 
 
 def beside_a_measurement(found: Mapping[str, str] | None, system: Any) -> tuple[dict[str, str], dict[str, float]]:
@@ -69,7 +70,7 @@ def log_is_full(system: Any) -> bool:
     most = service.get("MaxNumberOfRecords")
     if service.get("OverWritePolicy") != "NeverOverWrites" or not isinstance(most, int) or most <= 0:
         return False
-    count = _get(system, _path(service.get("Entries"))).get("Members@odata.count")
+    count = get(system, link_path(service.get("Entries"))).get("Members@odata.count")
     return isinstance(count, int) and count >= most
 
 
@@ -81,12 +82,12 @@ def inventory(system: Any) -> Mapping[str, str]:
 
 def _entries(system: Any) -> Iterator[HealthEvent]:
     service = _event_log(system)
-    page = _path(service.get("Entries"))
+    page = link_path(service.get("Entries"))
     left, pages = _MOST, _PAGES
     while page and left > 0 and pages > 0:
-        content, pages = _get(system, page), pages - 1
-        for member in _list(content.get("Members"))[:left]:
-            entry = member if "Id" in member else _get(system, _path(member))
+        content, pages = get(system, page), pages - 1
+        for member in members(content.get("Members"))[:left]:
+            entry = member if "Id" in member else get(system, link_path(member))
             left -= 1
             if number := re.search(r"\d{1,12}$", str(entry.get("Id", ""))):
                 yield HealthEvent(int(number[0]), _seconds(entry.get("Created")), _words(entry))
@@ -95,13 +96,13 @@ def _entries(system: Any) -> Iterator[HealthEvent]:
 
 def _event_log(system: Any) -> dict[str, Any]:
     """The one that is called a system event log, else the first; of the system, else of its BMC. Empty: there is none."""
-    owners = [system.json, *(_get(system, path) for path in _links(system.json.get("Links"), "ManagedBy"))]
+    owners = [system.json, *(get(system, path) for path in links(system.json.get("Links"), "ManagedBy"))]
     first: dict[str, Any] = {}
     for owner in owners:
-        if not (collection := _path(owner.get("LogServices"))):
+        if not (collection := link_path(owner.get("LogServices"))):
             continue
-        for member in _list(_get(system, collection).get("Members")):
-            service = member if "Entries" in member else _get(system, _path(member))
+        for member in members(get(system, collection).get("Members")):
+            service = member if "Entries" in member else get(system, link_path(member))
             if service.get("LogEntryType") == "SEL" or "sel" in str(service.get("Id", "")).lower():
                 return service
             first = first or service
@@ -124,31 +125,6 @@ def _is_there(sensor: Mapping[str, Any]) -> bool:
     """A bay that is empty has a sensor, and often a value."""
     status = sensor.get("Status")
     return not isinstance(status, dict) or status.get("State", "Enabled") == "Enabled"
-
-
-def _get(system: Any, path: str) -> dict[str, Any]:
-    """A resource as it is now; empty if the BMC does not have what it names. What else goes wrong is raised as sushy raises it."""
-    from sushy import exceptions
-
-    if not path:
-        return {}
-    try:
-        content = system._conn.get(path).json()
-    except exceptions.ResourceNotFoundError:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _links(content: object, name: str) -> list[str]:
-    return [path for link in _list(content.get(name) if isinstance(content, dict) else None) if (path := _path(link))]
-
-
-def _path(link: object) -> str:
-    return str(link.get("@odata.id") or "") if isinstance(link, dict) else ""
-
-
-def _list(content: object) -> list[dict[str, Any]]:
-    return [member for member in content if isinstance(member, dict)] if isinstance(content, list) else []
 
 
 def _text(value: object, most: int = 64) -> str:

@@ -19,7 +19,7 @@ from labctl.errors import InfraError, LabctlError, ManagementError, TargetBusy
 from labctl.machine.keeper import folder_of
 from labctl.machine.lockfile import attempts
 from labctl.process import Child, detach, start
-from labctl.virtualserver import settings, targetfile
+from labctl.virtualserver import settings, sshconsole, targetfile
 from labctl.virtualserver.settings import Files, Settings
 
 START = 30.0
@@ -80,6 +80,8 @@ class VirtualServer:
     def prepare(self, *, cpus: int, memory: int, disk: int, redfish: bool) -> Settings:
         """Make its folder, or find what an earlier start left: its disk and addresses stay, its size is as asked now."""
         self.files.make()
+        if redfish:
+            sshconsole.make_host_key(self.files)
         old = settings.load(self.files)
         if old is None:
             return settings.create(self.files, self.name, cpus=cpus, memory=memory, disk=disk, redfish=redfish)

@@ -19,7 +19,7 @@ class Fault:
 
 
 FAULTS: Mapping[str, Fault] = {
-    "drop-sol": Fault("SOL packets are lost for so long; other BMC traffic passes", "seconds", 10, 0.1),
+    "drop-sol": Fault("packets of the console (SOL, or SSH) are lost for so long; other BMC traffic passes", "seconds", 10, 0.1),
     "busy": Fault("somebody else's session holds the SOL, until it is deactivated"),
     "ignore-power": Fault("the BMC says yes to so many power commands and does nothing", "times", 1, 1),
     "refuse-power": Fault("the BMC refuses so many power commands with an error", "times", 1, 1),

@@ -26,7 +26,7 @@ class Cable:
     cut: bool = False
     """Nothing passes, in either direction."""
     sol_cut: bool = False
-    """Nor does SOL."""
+    """Nor does the console: SOL, or what carries it over TCP."""
     garbage: bool = False
     """Answers are bytes without a sense."""
     answers: int = field(default=0, init=False)
@@ -120,25 +120,25 @@ class Relay(asyncio.DatagramProtocol):
                     transport.close()
 
 
-async def relay_tcp(cable: Cable, port: int, upstream_port: int) -> asyncio.Server:
-    """The same cable, for what the BMC says over TCP (Redfish)."""
+async def relay_tcp(cable: Cable, port: int, upstream_port: int, upstream_host: str = LOOPBACK, *, console: bool = False) -> asyncio.Server:
+    """The same cable, for what the BMC says over TCP: Redfish, or its ``console``. There a packet that is lost comes later, and no byte is
+    missing."""
+
+    async def let_through() -> None:
+        while cable.cut or (console and cable.sol_cut):
+            await asyncio.sleep(0.05)
 
     async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(CHUNK):
-            await _let_through(cable)
+            await let_through()
             writer.write(data)
             await writer.drain()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(CHUNK):
-            await _let_through(cable)
+            await let_through()
             await asyncio.sleep(cable.late)
             writer.write(secrets.token_bytes(len(data)) if cable.garbage else data)
             await writer.drain()
 
-    return await listen(port, upstream_port, ask, answer)
-
-
-async def _let_through(cable: Cable) -> None:
-    while cable.cut:
-        await asyncio.sleep(0.05)
+    return await listen(port, upstream_port, ask, answer, upstream_host)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from labctl.virtualserver import redfish_health
+from labctl.virtualserver import redfish_health, sshconsole
 from labctl.virtualserver.settings import LOOPBACK, Files, load
 
 SYSTEM = "8f0b1d5c-3a1f-4c7e-9d0a-6f2b7c1e4a55"
@@ -101,6 +101,8 @@ def serve(files: Files, keeper: str, port: int) -> None:
     accounts.write_bytes(b"admin:" + hashed + b"\n")
     app.configure(extra_config={"SUSHY_EMULATOR_FAKE_DRIVER": True, "SUSHY_EMULATOR_AUTH_FILE": str(accounts)})
     redfish_health.add(app, settings, files, SYSTEM)
+    console = {"SerialConsole": sshconsole.description(settings)}
+    app.view_functions["system_resource"] = redfish_health.wider(app.view_functions["system_resource"], lambda said: {**said, **console})
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     app.run(host=LOOPBACK, port=port, threaded=True)
 

@@ -80,11 +80,13 @@ def add(app: Any, settings: Settings, files: Files, system: str) -> None:
     app.add_url_rule(f"{logs}/SEL", "log_service", service)
     app.add_url_rule(f"{logs}/SEL/Entries", "log_entries", entries)
     for name, more in {"system_resource": more_of_the_system, "chassis_resource": more_of_the_chassis}.items():
-        app.view_functions[name] = _with(app.view_functions[name], more)
+        app.view_functions[name] = wider(app.view_functions[name], more)
 
 
-def _with(view: Callable[..., Any], more: Callable[[Any], Any]) -> Callable[..., Any]:
-    def wider(identity: str) -> Any:
+def wider(view: Callable[..., Any], more: Callable[[Any], Any]) -> Callable[..., Any]:
+    """A view of one resource that tells more: what ``more`` makes of its content."""
+
+    def told(identity: str) -> Any:
         import flask
 
         response = view(identity=identity)
@@ -92,7 +94,7 @@ def _with(view: Callable[..., Any], more: Callable[[Any], Any]) -> Callable[...,
             response.set_data(json.dumps(more(json.loads(response.get_data()))))
         return response
 
-    return wider
+    return told
 
 
 def _sensor(number: int, reading: Any, key: str) -> dict[str, Any]:

@@ -13,14 +13,14 @@ Carry = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 """Passes bytes on in one direction until they end."""
 
 
-async def listen(port: int, upstream_port: int, ask: Carry, answer: Carry) -> asyncio.Server:
+async def listen(port: int, upstream_port: int, ask: Carry, answer: Carry, upstream_host: str = LOOPBACK) -> asyncio.Server:
     """Each connection gets one of its own upstream, and ends when that has no more to say, or its client has gone."""
     serving: set[asyncio.Task[None]] = set()  # nobody else holds them: Python would collect a connection that waits
 
     async def serve(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         try:
             with suppress(OSError):
-                upstream, to_upstream = await asyncio.open_connection(LOOPBACK, upstream_port)
+                upstream, to_upstream = await asyncio.open_connection(upstream_host, upstream_port)
                 asking = asyncio.create_task(_half(ask, client, to_upstream))
                 try:
                     await answer(upstream, to_client)

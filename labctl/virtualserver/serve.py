@@ -72,6 +72,11 @@ class Keeper:
                 await stack.enter_async_context(await self.hub.listen(SIMULATOR, s.serial_port, pace))
                 await stack.enter_async_context(await web.relay(self.wire, s.boot_port, s.boot_server_port))
                 await Relay.listen(self.cable, s.bmc_port, pace)
+                if s.redfish:
+                    # What it leads to listens behind it.
+                    await stack.enter_async_context(await relay_tcp(self.cable, s.redfish_port, s.sim_port))
+                    to_console = await relay_tcp(self.cable, s.ssh_console_port, s.ssh_console_port, SIMULATOR, console=True)
+                    await stack.enter_async_context(to_console)
             except OSError as error:
                 remedy = f"labctl virtual-server delete {s.name}"
                 raise InfraError(f"a port of the virtual server is taken: {error}", remedy=remedy) from None
@@ -82,10 +87,14 @@ class Keeper:
             stack.callback(simulator.kill)
             parts = {"the BMC's simulator": simulator}
             if s.redfish:
-                # It listens behind the relay.
-                await stack.enter_async_context(await relay_tcp(self.cable, s.redfish_port, s.sim_port))
-                parts["the Redfish emulator"] = self._start_redfish()
-                stack.callback(parts["the Redfish emulator"].kill)
+                redfish = ["labctl.virtualserver.redfish", str(self.files.folder), str(self.socket), str(s.sim_port)]
+                console = ["labctl.virtualserver.sshconsole", str(self.files.folder)]
+                for name, argv, where in (
+                    ("the Redfish emulator", redfish, (LOOPBACK, s.sim_port)),
+                    ("the console by SSH", console, (SIMULATOR, s.ssh_console_port)),
+                ):
+                    parts[name] = self._start_part(name, argv, where)
+                    stack.callback(parts[name].kill)
             watch = asyncio.create_task(self._watch(parts))
             stack.callback(watch.cancel)
             stack.callback(self._end_faults)
@@ -95,21 +104,20 @@ class Keeper:
     async def _in_machine_thread(self, verb: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._machine_thread, verb)
 
-    def _start_redfish(self) -> Child:
+    def _start_part(self, name: str, argv: list[str], where: tuple[str, int]) -> Child:
         """Dies with this thread. InfraError with its own last words if it does not come up."""
-        s, log = self.settings, self.files.folder / "redfish.log"
-        argv = [sys.executable, "-m", "labctl.virtualserver.redfish", str(self.files.folder), str(self.socket), str(s.sim_port)]
+        log = self.files.folder / f"{argv[0].rpartition('.')[2]}.log"
         with log.open("wb") as words:
-            child = start(argv, stdout=words, stderr=words)
+            child = start([sys.executable, "-m", *argv], stdout=words, stderr=words)
         deadline = Deadline.after(20)
         while True:
             with socket.socket() as probe:
-                if probe.connect_ex((LOOPBACK, s.sim_port)) == 0:
+                if probe.connect_ex(where) == 0:
                     return child
             if child.status is not None or deadline.expired:
                 child.kill()
                 last = log.read_text(errors="replace").strip().splitlines()
-                raise InfraError(f"the Redfish emulator did not start: {last[-1] if last else ''}", remedy="pip install 'labctl[virtual]'")
+                raise InfraError(f"{name} did not start: {last[-1] if last else ''}", remedy="pip install 'labctl[virtual]'")
             child.wait(Deadline.after(0.05))
 
     async def _watch(self, parts: Mapping[str, Child]) -> None:

@@ -52,6 +52,8 @@ class Settings:
     """TCP: where the lab's boot server is expected."""
     redfish_port: int
     """TCP: Redfish, if the server has it."""
+    ssh_console_port: int
+    """TCP: the serial console by SSH to the BMC, if the server has Redfish."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,16 @@ class Files:
     @property
     def password(self) -> Path:
         return self.folder / "password"
+
+    @property
+    def host_key(self) -> Path:
+        """Of the BMC's SSH."""
+        return self.folder / "host_key"
+
+    @property
+    def public_host_key(self) -> Path:
+        """One line, as the option ``host_key`` of a driver wants it."""
+        return self.folder / "host_key.pub"
 
     @property
     def disk(self) -> Path:
@@ -105,8 +117,10 @@ def load(files: Files) -> Settings | None:
         return None
     try:
         data = json.loads(text)
+        # A server that was made before it had that port keeps its block: the port is the last one there.
+        data.setdefault("ssh_console_port", data["bmc_port"] // _BLOCK * _BLOCK + _BLOCK - 1)
         return Settings(**{field.name: data[field.name] for field in fields(Settings)})
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError([Problem(str(files.settings), "", f"is not what labctl wrote: {error!r}", "delete the virtual server")]) from None
 
 
@@ -128,6 +142,7 @@ def create(files: Files, name: str, *, cpus: int, memory: int, disk: int, redfis
         boot_port=next(ports),
         boot_server_port=next(ports),
         redfish_port=next(ports),
+        ssh_console_port=next(ports),
     )
     save(files, settings)
     descriptor = os.open(files.password, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -25,9 +25,8 @@ append = "console=ttyS0,115200"
 [drivers.netboot]
 port = {boot_server_port}
 
-[drivers.sol]
-host = "{loopback}"
-port = {bmc_port}
+[drivers.{console}]
+{console_options}
 {account}
 
 [drivers.console_shell]
@@ -37,9 +36,11 @@ port = {bmc_port}
 def render(settings: Settings, files: Files) -> str:
     """The whole file. Every driver that a virtual server has is named here and nowhere else."""
     if settings.redfish:
-        power, options = "redfish", f'url = "http://{LOOPBACK}:{settings.redfish_port}"'
+        power, console, options = "redfish", "redfish_console", f'url = "http://{LOOPBACK}:{settings.redfish_port}"'
+        host_key = f'\nhost_key = "{files.public_host_key.read_text().strip()}"'
     else:
-        power, options = "ipmi", f'host = "{LOOPBACK}"\nport = {settings.bmc_port}'
+        power, console, options = "ipmi", "sol", f'host = "{LOOPBACK}"\nport = {settings.bmc_port}'
+        host_key = ""
     account = f'user = "{bmc.USER}"\npassword = "file:{files.password}"'
     text = _TEMPLATE.format(
         cpus=settings.cpus,
@@ -48,8 +49,8 @@ def render(settings: Settings, files: Files) -> str:
         power=power,
         power_options=f"{options}\n{account}",
         boot_server_port=settings.boot_server_port,
-        loopback=LOOPBACK,
-        bmc_port=settings.bmc_port,
+        console=console,
+        console_options=f"{options}{host_key}",
         account=account,
     )
     return f"{_FIRST}{hashlib.sha256(text.encode()).hexdigest()[:16]}\n{text}"

@@ -120,6 +120,13 @@ def _by_sol(server: VirtualServer) -> Mapping[str, Mapping[str, Any]]:
     return {**drivers, "sol": drivers["ipmi"], "console_shell": {}}
 
 
+def _by_ssh_to_the_bmc(server: VirtualServer) -> Mapping[str, Mapping[str, Any]]:
+    power = _by_redfish(server)
+    key = server.files.public_host_key.read_text().strip()
+    console = {**power["redfish"], "host_key": key}
+    return {**power, "netboot": {"port": server.settings.boot_server_port}, "redfish_console": console, "console_shell": {}}
+
+
 def _by_serial(server: VirtualServer) -> Mapping[str, Mapping[str, Any]]:
     """As behind a terminal server."""
     return {**_by_network(server), "serial": {"port": f"socket://127.0.0.1:{server.settings.serial_port}"}, "console_shell": {}}
@@ -150,6 +157,7 @@ RIGS: Mapping[str, Sequence[Rig]] = {
     "manual": (_server("person", _by_hand, beside=person),),
     "netboot": (_server("network", _by_network),),
     "sol": (_server("bmc", _by_sol, flood=50_000),),
+    "redfish_console": (_server("ssh", _by_ssh_to_the_bmc, flood=50_000, redfish=True),),
     "serial": (_server("tcp", _by_serial, flood=50_000),),
     "agent": (Rig("virtio", {"qemu": {"disk_bus": "none"}, "agent": {}}, b"SeaBIOS (version", our_machines, agent=True),),
     "ssh": (Rig("guest", {}, b"SeaBIOS (version", our_machines, ssh=True),),

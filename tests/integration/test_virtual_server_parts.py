@@ -40,7 +40,7 @@ def test_servers_of_one_lab_share_no_port_even_while_they_are_off(tmp_path: Path
         files.make()
         made = settings.create(files, f"rack{number}", cpus=1, memory=1 << 26, disk=1 << 26, redfish=False)
         given += [value for key, value in vars(made).items() if key.endswith("_port")]
-    assert len(given) == len(set(given)) == 15 * 9
+    assert len(given) == len(set(given)) == 15 * 10
 
 
 @contextmanager

@@ -3,14 +3,11 @@
 A machine that has just booted refuses connections for a while, so opening tries again until its deadline; what will not change by waiting
 (a key that is refused, a host that is not the one it was) is told at once.
 
-Whose host key is believed, ``host_key``: ``pinned`` (the first one that the target shows is kept in the lab, and any other is refused:
-right for a system that stays), ``any`` (none is compared: right where each boot makes a new one, on a network of the lab's own), or the
-key itself, ``"ssh-ed25519 AAAA…"``.
+Whose host key is believed, ``host_key``: see `labctl.machine.hostkey`. ``pinned`` is right for a system that stays.
 """
 
 from __future__ import annotations
 
-import base64
 import os
 import threading
 import time
@@ -22,9 +19,9 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from labctl.config import Lab
 from labctl.deadline import Deadline
 from labctl.errors import CommandFailed, ConfigError, ConsoleLost, HostToolMissing, LabctlError, Problem, TargetHung
+from labctl.machine import hostkey
 from labctl.machine.boot import explain
 from labctl.machine.protocols import CommandResult, DriverContext
 from labctl.machine.transcript import Pattern, Transcript
@@ -45,13 +42,12 @@ _CHUNK = 1 << 16
 _LOOK_S = 0.2
 _RUN = 'c=$(cat); sh -c "$c" </dev/null; exit $?'
 """One shell for each command, whatever the login shell is; nothing to read, as on every other Shell; a signal's status as shells say it."""
-_HOST_KEY = r"^(pinned|any|(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/=]+)$"
 
 
 @dataclass
 class Ssh:
     """Options: ``host``, ``port``, ``user``, ``key`` (a file with a private key) or ``password`` (a reference: ``env:``, ``file:``,
-    ``keyring:`` or ``vault:``; with neither, the user's own agent and keys are tried), ``host_key`` (see the module)."""
+    ``keyring:`` or ``vault:``; with neither, the user's own agent and keys are tried), ``host_key`` (see `labctl.machine.hostkey`)."""
 
     transcript: Transcript
     context: DriverContext
@@ -60,7 +56,7 @@ class Ssh:
     user: str = "root"
     key: str = ""
     password: Secret | None = None
-    host_key: Annotated[str, Field(pattern=_HOST_KEY)] = "pinned"
+    host_key: hostkey.HostKey = "pinned"
 
     _connection: Any = field(default=None, init=False)
 
@@ -230,7 +226,7 @@ class Ssh:
         connection.client.set_missing_host_key_policy(_policy(self, paramiko))
         try:
             connection.open()
-        except _NotThisHost as error:
+        except hostkey.NotThisHost as error:
             connection.close()
             raise self._wrong("host_key", str(error), "the key of the machine, or `any` where each boot makes a new one") from None
         except paramiko.AuthenticationException:
@@ -259,11 +255,6 @@ class Ssh:
         error.target = self.context.target.name
         return error
 
-    @property
-    def pins(self) -> Path:
-        """Where the first host key is kept."""
-        return Lab.find().root / ".labctl" / "host-keys" / f"{self.context.target.name}-{self.host}-{self.port}"
-
 
 def _begin(channel: paramiko.Channel) -> None:
     channel.set_combine_stderr(True)
@@ -271,31 +262,12 @@ def _begin(channel: paramiko.Channel) -> None:
     channel.exec_command(_RUN)
 
 
-class _NotThisHost(Exception):
-    pass
-
-
 def _policy(driver: Ssh, paramiko: Any) -> Any:
     class Policy(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # imported only when it is needed
         def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
-            shown = f"{key.get_name()} {base64.b64encode(key.asbytes()).decode()}"
-            known = driver.host_key
-            if known == "any":
-                return
-            if known == "pinned":
-                known = _pin(driver.pins, shown)
-            if shown != known:
-                raise _NotThisHost(f"{driver.host}:{driver.port} shows another host key than before: {shown[:60]}…")
+            hostkey.check(key, driver.host_key, driver.context.target.name, driver.host, driver.port)
 
     return Policy()
-
-
-def _pin(file: Path, shown: str) -> str:
-    """The key that is known; the first one that is shown becomes it."""
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{shown}\n")
-    return file.read_text().strip()
 
 
 DRIVER = Ssh

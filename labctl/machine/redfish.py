@@ -1,0 +1,151 @@
+"""A BMC that is spoken to by Redfish (DMTF DSP0266), for whatever speaks to one: power, boot device, sensors, event log, serial console.
+
+The library is OpenStack's client sushy, which knows the vendors' quirks; its errors end here and become the lab's, with the BMC's own
+words. Every request logs in by itself (HTTP Basic): a BMC has few sessions, and one that was not ended occupies it for half an hour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+from labctl.errors import ConfigError, HostToolMissing, InfraError, ManagementError, Problem
+from labctl.machine.lockfile import printable
+from labctl.secrets import reveal
+
+ANSWER, CONNECT = 10.0, 5.0
+"""Seconds that a BMC may take for one answer, and to take a connection. The client is made once, so no single deadline is its own."""
+
+
+@dataclass
+class Bmc:
+    """Where a BMC is and who asks."""
+
+    target: str
+    url: str
+    user: str
+    password: str
+    """A reference of `labctl.secrets`."""
+    system: str = ""
+    """Path of the system, where the BMC has several."""
+    verify: bool | str = True
+    key: str = "drivers.redfish"
+    """Of the target's file: what is wrong there is said of it."""
+
+    _system: Any = field(default=None, init=False)
+
+    def __str__(self) -> str:
+        return f"the BMC at {self.url}"
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @contextmanager
+    def asked(self, refused: Callable[[str], InfraError] | None = None) -> Iterator[Any]:
+        """The system's resource, for this block. ManagementError if the BMC does not answer, or without a sense, or says no (or what
+        ``refused`` makes of its words then); ConfigError if it refuses user or password: trying again would lock the account."""
+        try:
+            import requests
+            from sushy import exceptions
+        except ImportError:
+            raise HostToolMissing(
+                "Redfish needs the Python package sushy", remedy="pip install 'labctl[hardware]'", target=self.target
+            ) from None
+        try:
+            if self._system is None:
+                self._system = self._connected()
+            yield self._system
+        except exceptions.AccessError:
+            found = f"{self} refuses the user {self.user!r} or the password of {self.password}"
+            raise self.wrong(self.key, found, "a user with administrator rights") from None
+        except exceptions.HTTPError as error:
+            words = f"{self} says HTTP {error.status_code}: {plain(error.detail or error)}"
+            raise refused(words) if refused else ManagementError(words, target=self.target) from None
+        except (exceptions.ConnectionError, requests.RequestException) as error:
+            if isinstance(cause := _cause(error), HTTPException):
+                raise ManagementError(f"{self} answers without a sense ({type(cause).__name__})", target=self.target) from None
+            remedy = "see its address, its cable and its certificate"
+            raise ManagementError(f"{self} does not answer: {plain(cause)}", target=self.target, remedy=remedy) from None
+        except (exceptions.SushyError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ManagementError(f"{self} answers without a sense: {plain(error)}", target=self.target) from None
+
+    def _connected(self) -> Any:
+        import sushy
+
+        root = sushy.Sushy(
+            self.url,
+            verify=self.verify,
+            auth=sushy.auth.BasicAuth(self.user, reveal(self.password)),
+            # Its own repetitions are off.
+            server_side_retries=1,
+            server_side_retries_delay=0,
+            connect_timeout=CONNECT,
+            read_timeout=ANSWER,
+        )
+        return root.get_system(self.system or None)
+
+    def wrong(self, key: str, found: str, allowed: str) -> ConfigError:
+        """A mistake of the target's file that only the BMC could tell."""
+        error = ConfigError([Problem(f"targets/{self.target}.toml", key, found, allowed)])
+        error.target = self.target
+        return error
+
+
+def occupied(options: Mapping[str, Any]) -> str:
+    """What a driver with these options has for itself."""
+    parts = urlsplit(str(options.get("url")))
+    return f"the BMC {parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)} {options.get('system', '')}".rstrip()
+
+
+def power_of(system: Any) -> str:
+    """``PowerState`` of a system as it was last read: On, Off, PoweringOn, PoweringOff, or empty where it says none."""
+    said = system.power_state
+    return str(getattr(said, "value", said) or "")
+
+
+# --- Resources that are read as they are: sushy keeps what it has read, and does not know all
+
+
+def get(system: Any, path: str) -> dict[str, Any]:
+    """A resource as it is now; empty if the BMC does not have what it names. What else goes wrong is raised as sushy raises it."""
+    from sushy import exceptions
+
+    if not path:
+        return {}
+    try:
+        content = system._conn.get(path).json()
+    except exceptions.ResourceNotFoundError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def links(content: object, name: str) -> list[str]:
+    """Paths of the resources of a list of links."""
+    return [path for link in members(content.get(name) if isinstance(content, dict) else None) if (path := link_path(link))]
+
+
+def link_path(link: object) -> str:
+    """Of one link; empty if it is none."""
+    return str(link.get("@odata.id") or "") if isinstance(link, dict) else ""
+
+
+def members(content: object) -> list[dict[str, Any]]:
+    """Those of a list that are objects."""
+    return [member for member in content if isinstance(member, dict)] if isinstance(content, list) else []
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The innermost reason: the outer ones repeat themselves."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return error
+
+
+def plain(error: object) -> str:
+    """A BMC's words, on one line and short."""
+    return printable(" ".join(str(error).split())[:200])
