@@ -13,13 +13,15 @@ from tests.leftovers import machine_name
 
 
 @contextmanager
-def virtual_server(root: Path, *, redfish: bool = False, memory: int = 256 << 20, name: str = "") -> Iterator[VirtualServer]:
+def virtual_server(
+    root: Path, *, redfish: bool = False, uefi: bool = False, memory: int = 256 << 20, name: str = ""
+) -> Iterator[VirtualServer]:
     """A running virtual server in the lab at ``root``, which is made if there is none. It dies with the thread that calls."""
     if not (root / "lab.toml").exists():
         root.mkdir(parents=True, exist_ok=True)
         (root / "lab.toml").write_text("schema = 1\n")
     server = VirtualServer(root, name or machine_name("vs"))
-    child = server.start(cpus=1, memory=memory, disk=1 << 30, redfish=redfish, owned=True)
+    child = server.start(cpus=1, memory=memory, disk=1 << 30, redfish=redfish, uefi=uefi, owned=True)
     assert child is not None
     try:
         yield server

@@ -19,7 +19,12 @@ def boot_server(
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port.")] = 8069,
     interface: Annotated[str, typer.Option(help="Answer DHCP and TFTP there (root; dnsmasq): the machines' network.")] = "",
     network: Annotated[str, typer.Option(help="Our address on that interface, as in 10.9.0.1/24.")] = "",
-    dhcp: Annotated[str, typer.Option(help="Addresses to give, as in 10.9.0.50,10.9.0.99; empty: another DHCP server does that.")] = "",
+    dhcp: Annotated[
+        str,
+        typer.Option(
+            help="Addresses to give, as in 10.9.0.50,10.9.0.99; empty: another server does; none: it names us too, TFTP is all here."
+        ),
+    ] = "",
     ipv6: Annotated[str, typer.Option(help="Our IPv6 address there, as in fd77::1/64: without one iPXE looks for a router for 14 s.")] = "",
     tftp: Annotated[Path, typer.Option(help="Folder of undionly.kpxe and ipxe.efi.")] = Path("/usr/lib/ipxe"),
 ) -> None:
@@ -47,9 +52,10 @@ def boot_server(
         at = stack.enter_context(serving(shelf, address, port))
         stack.enter_context(shelf.served(address, at))
         if interface:
-            first, _, last = dhcp.partition(",")
+            tells = dhcp != "none"
+            first, _, last = (dhcp if tells else "").partition(",")
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="labctl-boot-server-")))
-            wanted = dnsmasq.Network(interface, network, at, first, last, ipv6, tftp)
+            wanted = dnsmasq.Network(interface, network, at, first, last, ipv6, tftp, tells)
             stack.enter_context(dnsmasq.serving(wanted, folder))
         print(f"boot server: http://{address}:{at}/boot.ipxe, offers in {offers}")
         sys.stdout.flush()

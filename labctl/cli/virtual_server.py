@@ -45,6 +45,7 @@ ServerName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=_compl
 def start(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Its name; it becomes a target of the lab.")],
     redfish: Annotated[bool, typer.Option("--redfish", help="Its target is switched by Redfish instead of IPMI.")] = False,
+    uefi: Annotated[bool, typer.Option("--uefi", help="Its firmware is UEFI (Debian's package ovmf) instead of a BIOS.")] = False,
     cpus: Annotated[int, typer.Option(min=1, max=64, help="CPUs of the machine.")] = 1,
     memory: Annotated[str, typer.Option(help="Memory of the machine.")] = "512M",
     disk: Annotated[str, typer.Option(help="Size of its disk, when it is first started.")] = "2G",
@@ -57,7 +58,7 @@ def start(
     $ labctl virtual-server stop rack1
     """
     server = _server(name)
-    server.start(cpus=cpus, memory=_size("--memory", memory), disk=_size("--disk", disk), redfish=redfish)
+    server.start(cpus=cpus, memory=_size("--memory", memory), disk=_size("--disk", disk), redfish=redfish, uefi=uefi)
     if as_json:
         print_json(**_content(server))
         return

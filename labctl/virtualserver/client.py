@@ -19,7 +19,7 @@ from labctl.errors import InfraError, LabctlError, ManagementError, TargetBusy
 from labctl.machine.keeper import folder_of
 from labctl.machine.lockfile import attempts
 from labctl.process import Child, detach, start
-from labctl.virtualserver import settings, sshconsole, targetfile
+from labctl.virtualserver import machine, settings, sshconsole, targetfile
 from labctl.virtualserver.settings import Files, Settings
 
 START = 30.0
@@ -77,19 +77,21 @@ class VirtualServer:
         self.stop()
         shutil.rmtree(self.files.folder, ignore_errors=True)
 
-    def prepare(self, *, cpus: int, memory: int, disk: int, redfish: bool) -> Settings:
+    def prepare(self, *, cpus: int, memory: int, disk: int, redfish: bool, uefi: bool) -> Settings:
         """Make its folder, or find what an earlier start left: its disk and addresses stay, its size is as asked now."""
         self.files.make()
         if redfish:
             sshconsole.make_host_key(self.files)
+        if uefi:
+            machine.make_variables(self.files)
         old = settings.load(self.files)
         if old is None:
-            return settings.create(self.files, self.name, cpus=cpus, memory=memory, disk=disk, redfish=redfish)
-        new = Settings(**{**old.__dict__, "cpus": cpus, "memory": memory, "redfish": redfish})
+            return settings.create(self.files, self.name, cpus=cpus, memory=memory, disk=disk, redfish=redfish, uefi=uefi)
+        new = Settings(**{**old.__dict__, "cpus": cpus, "memory": memory, "redfish": redfish, "uefi": uefi})
         settings.save(self.files, new)
         return new
 
-    def start(self, *, cpus: int, memory: int, disk: int, redfish: bool = False, owned: bool = False) -> Child | None:
+    def start(self, *, cpus: int, memory: int, disk: int, redfish: bool = False, uefi: bool = False, owned: bool = False) -> Child | None:
         """Start it, and write its target file; returns when its BMC answers.
 
         ``owned``: it dies with the thread that calls, and is returned as a child to wait for. TargetBusy if it runs already, ConfigError
@@ -99,7 +101,7 @@ class VirtualServer:
         with self._alone():
             if self._ask({"verb": "status"}) is not None:
                 raise TargetBusy(f"virtual server {self.name} runs already", remedy=f"labctl virtual-server stop {self.name}")
-            made = self.prepare(cpus=cpus, memory=memory, disk=disk, redfish=redfish)
+            made = self.prepare(cpus=cpus, memory=memory, disk=disk, redfish=redfish, uefi=uefi)
             child = self._start(owned)
             targetfile.write(self.target_file, made, self.files)
         return child

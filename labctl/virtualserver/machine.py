@@ -6,13 +6,15 @@ All methods are called from one thread that lives as long as the keeper, since Q
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from labctl.deadline import Deadline
-from labctl.errors import ManagementError, PowerError
+from labctl.errors import HostToolMissing, ManagementError, PowerError
 from labctl.machine.accel import choose
 from labctl.machine.qmp import Qmp
 from labctl.machine.serialline import SerialLine, by_pipes
@@ -24,10 +26,22 @@ PXE, DISK, UNSET = "pxe", "default", "none"
 """As the simulator calls the boot devices. Unset it boots from its disk alone, as most servers in a rack are set up."""
 VERB = 30.0
 """Seconds that QEMU may take for one verb, on a loaded host."""
+OVMF = Path("/usr/share/OVMF")
+"""Debian's package ovmf."""
+_CODE, _VARIABLES = "OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"
 HOST = "10.0.2.2"
 """The host's loopback, as QEMU's user network shows it to the machine."""
 PROXY = "10.0.2.4"
 """Of the proxy DHCP on that network; QEMU itself has 10.0.2.2 and 10.0.2.3."""
+
+
+def make_variables(files: Files) -> None:
+    """What a UEFI firmware keeps, as it is in a new machine, unless the machine has them already. HostToolMissing without that firmware."""
+    for file in (OVMF / _CODE, OVMF / _VARIABLES):
+        if not file.exists():
+            raise HostToolMissing(f"a virtual server with UEFI needs {file}", remedy="apt-get install -y ovmf")
+    if not files.uefi_variables.exists():
+        shutil.copyfile(OVMF / _VARIABLES, files.uefi_variables)
 
 
 @dataclass
@@ -140,11 +154,18 @@ class Machine:
         s = self.settings
         accelerator = choose("auto").name
         network = f"user,id=user0,hostfwd=tcp:{LOOPBACK}:{s.ssh_port}-:22"
+        firmware = []
+        if s.uefi:
+            code = {"driver": "file", "node-name": "code0", "filename": str(OVMF / _CODE), "read-only": True}
+            variables = {"driver": "file", "node-name": "vars0", "filename": str(self.files.uefi_variables)}
+            firmware = ["-blockdev", json.dumps(code), "-blockdev", json.dumps(variables)]
         disk = {"driver": "qcow2", "node-name": "d0", "file": {"driver": "file", "filename": str(self.files.disk)}}
         pxe = self.boot_device == PXE
         return [
             *("-nodefaults", "-no-user-config", "-display", "none", "-name", s.name),
-            *("-machine", "q35,graphics=off", "-accel", "tcg,thread=single" if accelerator == "tcg" else accelerator),
+            *firmware,
+            *("-machine", "q35,graphics=off" + (",pflash0=code0,pflash1=vars0" if s.uefi else "")),
+            *("-accel", "tcg,thread=single" if accelerator == "tcg" else accelerator),
             *("-cpu", "host" if accelerator == "kvm" else "max"),
             *("-smp", str(s.cpus), "-m", f"{s.memory // 1024}K", "-boot", "strict=on"),
             *("-netdev", network, "-netdev", "hubport,id=hub0,hubid=0,netdev=user0", "-netdev", "hubport,id=n0,hubid=0"),

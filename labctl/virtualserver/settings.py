@@ -34,6 +34,8 @@ class Settings:
     memory: int
     disk: int
     redfish: bool
+    uefi: bool
+    """Its firmware is OVMF instead of SeaBIOS."""
     bmc_port: int
     """UDP: where the BMC is reached."""
     sim_port: int
@@ -95,6 +97,11 @@ class Files:
         return self.folder / "disk.qcow2"
 
     @property
+    def uefi_variables(self) -> Path:
+        """What a UEFI firmware keeps."""
+        return self.folder / "uefi_variables.fd"
+
+    @property
     def serial_log(self) -> Path:
         """Every byte that the machine's serial port said since the server was started."""
         return self.folder / "serial.log"
@@ -117,14 +124,15 @@ def load(files: Files) -> Settings | None:
         return None
     try:
         data = json.loads(text)
-        # A server that was made before it had that port keeps its block: the port is the last one there.
+        # A server that was made before there were these has a block of ports whose last one is free.
+        data.setdefault("uefi", False)
         data.setdefault("ssh_console_port", data["bmc_port"] // _BLOCK * _BLOCK + _BLOCK - 1)
         return Settings(**{field.name: data[field.name] for field in fields(Settings)})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError([Problem(str(files.settings), "", f"is not what labctl wrote: {error!r}", "delete the virtual server")]) from None
 
 
-def create(files: Files, name: str, *, cpus: int, memory: int, disk: int, redfish: bool) -> Settings:
+def create(files: Files, name: str, *, cpus: int, memory: int, disk: int, redfish: bool, uefi: bool = False) -> Settings:
     """New settings with ports that are free now, and a password that only this user can read."""
     ports = iter(_free_ports(files))
     settings = Settings(
@@ -133,6 +141,7 @@ def create(files: Files, name: str, *, cpus: int, memory: int, disk: int, redfis
         memory,
         disk,
         redfish,
+        uefi,
         bmc_port=next(ports),
         sim_port=next(ports),
         sim_console_port=next(ports),

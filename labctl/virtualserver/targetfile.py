@@ -41,13 +41,14 @@ def render(settings: Settings, files: Files) -> str:
     else:
         power, console, options = "ipmi", "sol", f'host = "{LOOPBACK}"\nport = {settings.bmc_port}'
         host_key = ""
+    uefi = "\nuefi = true" if settings.uefi else ""
     account = f'user = "{bmc.USER}"\npassword = "file:{files.password}"'
     text = _TEMPLATE.format(
         cpus=settings.cpus,
         memory=format_size(settings.memory),
         disk=format_size(settings.disk),
         power=power,
-        power_options=f"{options}\n{account}",
+        power_options=f"{options}\n{account}{uefi}",
         boot_server_port=settings.boot_server_port,
         console=console,
         console_options=f"{options}{host_key}",

@@ -21,6 +21,8 @@ NOT_HERE = {
     "apt-get install -y dnsmasq-base ipxe",
     # Needs root and a network card; tests/integration/test_boot_server.py has it in a network namespace.
     "labctl boot-server --address 10.9.0.1 --interface enp3s0 --network 10.9.0.1/24 --dhcp 10.9.0.50,10.9.0.99",
+    # Likewise; tests/integration/test_site_dhcp.py.
+    "labctl boot-server --address 10.9.0.1 --interface enp3s0 --network 10.9.0.1/24 --dhcp none",
 }
 SERVICE = "labctl boot-server --address 10.9.0.1 --offers /run/labctl-boot"
 SHORTER = {"labctl run matrix --target 'rack*' --suite boot": "labctl run matrix --target 'rack*' --suite boot --dry-run"}

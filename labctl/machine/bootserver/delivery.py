@@ -148,6 +148,8 @@ class Delivery:
                 remedy="does it boot from the network, and does its DHCP name this boot server? docs/real-servers.md",
             )
         before = "" if self._is_uefi else "loader"
+        if self._is_uefi:
+            wanted.pop("cmdline", None)  # it is a line of the script
         for part in wanted:  # in the order in which the script fetches them
             if part not in fetched and before:
                 raise self._failed(

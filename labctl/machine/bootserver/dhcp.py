@@ -1,7 +1,8 @@
 """Tells machines on a network of the lab's own where the boot server is, and gives them iPXE over TFTP: dnsmasq, with a config of ours.
 
 What a machine is told depends on what asks: its firmware (PXE) is given iPXE by TFTP, iPXE the address of its script by HTTP. Beside a
-DHCP server that is there already dnsmasq answers as a proxy (PXE specification 2.1, 2.2.3): addresses stay the other's.
+DHCP server that is there already dnsmasq answers as a proxy (PXE specification 2.1, 2.2.3): addresses stay the other's. Where that server
+itself names the lab, nobody is told anything here, and TFTP is all that is served.
 Options: RFC 4578 (93, client architecture); iPXE's own, in 175 (ipxe.org/howto/dhcpd), of which 176 says not to wait for a proxy.
 """
 
@@ -35,7 +36,8 @@ log-dhcp
 dhcp-leasefile={folder}/dhcp.leases
 enable-tftp
 tftp-root={tftp}
-dhcp-match=set:ipxe,175
+"""
+_MATCHES = """dhcp-match=set:ipxe,175
 dhcp-match=set:efi,option:client-arch,7
 dhcp-match=set:efi,option:client-arch,9
 """
@@ -62,7 +64,8 @@ dhcp-range={prefix},ra-only
 @dataclass(frozen=True)
 class Network:
     """Where the machines are. ``address``: ours there, with its prefix length; ``first`` and ``last``: what machines are given, both
-    empty where another server does that. ``ipv6``: our address there, if there is one."""
+    empty where another server does that. ``ipv6``: our address there, if there is one. ``tells``: not so where that other server says
+    itself what to boot."""
 
     interface: str
     address: str
@@ -72,6 +75,7 @@ class Network:
     last: str = ""
     ipv6: str = ""
     tftp: Path = FIRST_STAGE
+    tells: bool = True
 
 
 def config(network: Network, folder: Path) -> str:
@@ -85,7 +89,8 @@ def config(network: Network, folder: Path) -> str:
     if len(ends) == 1 or any(end not in ours.network for end in ends) or ends != sorted(ends):
         found = f"found {network.first},{network.last}"
         raise ConfigError([Problem("command line", "--dhcp", found, f"two addresses of {ours.network}, the lower one first")])
-    parts = [_COMMON, _OWN if ends else _PROXY, *([_IPV6] if prefix is not None else [])]
+    told = [_MATCHES, _OWN if ends else _PROXY] if network.tells else []
+    parts = [_COMMON, *told, *([_IPV6] if prefix is not None else [])]
     return "".join(parts).format(
         interface=network.interface,
         folder=folder,

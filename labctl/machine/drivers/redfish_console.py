@@ -97,7 +97,7 @@ class _Entered:
             self._transport.global_request("keepalive@openssh.com", wait=True)
 
     def _why_gone(self) -> str:
-        if not self._transport.is_active():
+        if not self._transport.is_active() and not self._channel.eof_received:
             return "the connection to the BMC ended"
         return f"the BMC ended its console ({self._farewell})" if self._farewell else "the BMC ended its console"
 
