@@ -33,7 +33,7 @@ from labctl.virtualserver.sshconsole import SshConsole
 from tests import boot_sector
 from tests.virtual_servers import target_of, virtual_server
 
-LINES = 40_000
+LINES = 20_000
 EVERY = b"\r~.\r~~.\n~?\x00\x01\x11\x13\x1a\x1b\x1bT\x7f\xff\r~" + bytes(range(1, 70)) * 100  # without F
 SYSTEM, MANAGER = "/redfish/v1/Systems/1", "/redfish/v1/Managers/1"
 SECRET = "rosebud-in-a-sled"
