@@ -94,7 +94,11 @@ CASES = {
     "ignore-power, off": Case("ignore-power", 1, EITHER, "said yes to power off", "PowerError", at="beat 0006"),
     "refuse-power": Case("refuse-power", 1, HARMED, "power on: the BMC .* says", "PowerError"),
     "late, 2 s": Case(
-        "late", 2, EITHER, "the BMC has not|does not answer|does not give the console", "ManagementError|ConsoleLost|PowerError"
+        "late",
+        2,
+        EITHER,
+        "the BMC has not|answers late|does not answer|does not give the console",
+        "ManagementError|ConsoleLost|PowerError",
     ),
     "late, 12 s": Case("late", 12, HARMED, "does not answer", "ManagementError|ConsoleLost|PowerError"),
     "lose-network": Case("lose-network", 1_500_000, HARMED, "network was lost (in the middle of|behind) the kernel", "DeployError"),

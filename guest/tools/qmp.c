@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -136,8 +137,10 @@ static void keep_event(const char *line)
 
 static void command(const char *text, int quiet)
 {
-	size_t length = strlen(text);
-	if (send(stream, text, length, MSG_NOSIGNAL) != (ssize_t)length || send(stream, "\n", 1, MSG_NOSIGNAL) != 1)
+	/* In one piece: QEMU obeys at the last brace, and has gone before a line's end that comes later when it was told to quit. */
+	struct iovec piece[2] = {{(char *)text, strlen(text)}, {"\n", 1}};
+	struct msghdr message = {.msg_iov = piece, .msg_iovlen = 2};
+	if (sendmsg(stream, &message, MSG_NOSIGNAL) != (ssize_t)piece[0].iov_len + 1)
 		leave(3, "QEMU is gone");
 	for (;;) {
 		char *line = next_line();

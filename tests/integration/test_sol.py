@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -19,6 +20,7 @@ from labctl.machine import ipmi, line
 from labctl.machine.drivers.sol import Sol
 from labctl.machine.protocols import DriverContext
 from labctl.machine.transcript import Transcript
+from labctl.process import start_on_terminal
 from labctl.virtualserver.client import VirtualServer
 from tests import boot_sector
 from tests.virtual_servers import target_of, virtual_server
@@ -169,6 +171,19 @@ def test_attached_twice_it_is_one_reader_and_detached_it_leaves_nothing(sol: Sol
         sol.write(b"x")
     sol.attach(Deadline.after(20))
     assert echoes(sol, b"again") == b"again"
+
+
+@pytest.mark.parametrize(("took", "late"), [(0.2, False), (17.2, True)])
+def test_a_bmc_that_is_too_late_for_ipmitool_is_told_to_be(
+    server: VirtualServer, transcript: Transcript, tmp_path: Path, took: float, late: bool
+) -> None:
+    """What it says itself of that, as was recorded, could be anything."""
+    words = "Error: Unable to establish IPMI v2 / RMCP+ session"
+    child, terminal = start_on_terminal(["echo", words])
+    with pytest.raises(ConsoleLost, match=f"ipmitool says {re.escape(words)}") as caught:
+        make(server, transcript, tmp_path)._await_operational(child, terminal, took, Deadline.after(10))
+    assert ("answers late: logging in and freeing its SOL took 17.2 s" in caught.value.message) is late
+    os.close(terminal)
 
 
 def test_a_sol_that_somebody_else_holds_is_taken_and_that_is_noted(server: VirtualServer, transcript: Transcript, tmp_path: Path) -> None:

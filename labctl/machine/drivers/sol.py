@@ -46,6 +46,8 @@ UNANSWERED = 2
 """Looks in a row that a BMC may leave unanswered."""
 UNACKNOWLEDGED = 12.0
 """Seconds after which ipmitool has given up a packet that nobody acknowledges: it sends it several times."""
+_LATE = 5.0
+"""Seconds to log in and to free the SOL that are too long for ipmitool, which does the first again: it waits a second for each answer."""
 _OFF = "the machine is off"
 
 
@@ -189,7 +191,8 @@ class Sol:
                 self.transcript.note("the SOL was in use by another session, which was ended")
             # A BMC may forget to say that it is active. One that has nothing to deactivate says 0x80: no harm.
             bmc.send_raw(0, _APP, _DEACTIVATE)
-        self._line.stage = f"the BMC has not given its SOL yet, and took {time.monotonic() - began:.1f} s to log in and to free it"
+        took = time.monotonic() - began
+        self._line.stage = f"the BMC has not given its SOL yet, and took {took:.1f} s to log in and to free it"
         # The password passes through a nameless file in memory: on no command line, in no environment, on no disk.
         secret = os.memfd_create("ipmitool", os.MFD_CLOEXEC)
         try:
@@ -197,7 +200,7 @@ class Sol:
             where = ["-H", self.host, "-p", str(self.port), "-U", self.user, "-f", f"/proc/{os.getpid()}/fd/{secret}"]
             child, terminal = start_on_terminal(["ipmitool", "-I", "lanplus", "-C", str(self.cipher_suite), *where, "sol", "activate"])
             try:
-                said = self._await_operational(child, terminal, deadline)
+                said = self._await_operational(child, terminal, took, deadline)
             except BaseException:
                 _Activated(child, terminal, b"").close()
                 raise
@@ -206,8 +209,9 @@ class Sol:
         self._unanswered, self._owner = 0, None
         return _Activated(child, terminal, said)
 
-    def _await_operational(self, child: Child, terminal: int, deadline: Deadline) -> bytes:
-        """What the machine said since SOL was activated. ConsoleLost with ipmitool's own words if it is not."""
+    def _await_operational(self, child: Child, terminal: int, took: float, deadline: Deadline) -> bytes:
+        """What the machine said since SOL was activated. ConsoleLost with ipmitool's own words if it is not, and with the cause where that
+        is a BMC which answers late (``took``: seconds, for some ten answers before): ipmitool does not wait for it, and does not say so."""
         from pexpect import EOF, TIMEOUT, fdpexpect
 
         heard = fdpexpect.fdspawn(terminal, timeout=deadline.left)
@@ -216,8 +220,9 @@ class Sol:
             return bytes(heard.buffer)
         words = (heard.before or b"").decode(errors="replace").strip().splitlines()
         said = words[-1] if words else f"nothing within {deadline.seconds:g} s" if found == 2 else f"status {child.status}"
+        late = f"; it answers late: logging in and freeing its SOL took {took:.1f} s" if took > _LATE else ""
         raise ConsoleLost(
-            f"{self._address} does not give its SOL: ipmitool says {said}",
+            f"{self._address} does not give its SOL: ipmitool says {said}{late}",
             target=self.context.target.name,
             remedy="see that SOL is enabled for the user: ipmitool … sol info; sol payload status 1 USERID",
         )
