@@ -9,19 +9,18 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from ipaddress import ip_address, ip_interface
 from typing import Any, Literal
 
 from labctl.deadline import Deadline
-from labctl.errors import ConfigError, LabctlError, TargetHung, VmFailed
-from labctl.hypervisor import qemuvm, specfile
+from labctl.errors import ConfigError, TargetHung, VmFailed
+from labctl.hypervisor import qemuvm
 from labctl.hypervisor.keeper import Keeper, Status
 from labctl.hypervisor.monitor import EVENTS_ON, MIGRATED, Monitor, Told, command
 from labctl.hypervisor.protocols import (
-    NAME_PATTERN,
     PCI_PATTERN,
     AuditEntry,
     Heard,
@@ -33,12 +32,10 @@ from labctl.hypervisor.protocols import (
     VmSpec,
     VmState,
 )
+from labctl.hypervisor.records import LOOK_S, Records, check_name, folder_of
 from labctl.machine.session import Session
 from labctl.parsers.text import last_lines, visible
 
-VMS, TEMPLATES, AUDIT = "/run/labctl/vms", "/run/labctl/templates", "/run/labctl/audit.json"
-LOOK_S = 5.0
-"""Seconds that a QEMU which is only looked at may take to answer."""
 _USB: Mapping[str, str] = {"keyboard": "usb-kbd", "tablet": "usb-tablet", "storage": "usb-storage"}
 _USB_SIZE = 1 << 20
 TICKS_S = 100
@@ -55,36 +52,38 @@ class Kvm:
     """Who acts, for the audit log."""
 
     keeper: Keeper = field(init=False)
+    records: Records = field(init=False)
     monitor: Monitor = field(init=False)
 
     def __post_init__(self) -> None:
         self.keeper = Keeper(self.session)
+        self.records = Records(self.keeper, self.who)
         self.monitor = Monitor(self.keeper)
 
     # --- Hypervisor
 
     def create(self, spec: VmSpec, deadline: Deadline) -> None:
-        with self._audited("create", spec.name, deadline):
-            self._define(spec, deadline)
+        with self.records.audited("create", spec.name, deadline):
+            self.records.define(spec, self._parts(spec), deadline)
 
     def start(self, vm: str, deadline: Deadline) -> None:
-        with self._audited("start", vm, deadline):
-            spec = self._spec(vm, deadline)
+        with self.records.audited("start", vm, deadline):
+            spec = self.records.spec(vm, deadline)
             self._launch(spec, deadline)
 
     def stop(self, vm: str, deadline: Deadline) -> None:
-        with self._audited("stop", vm, deadline):
-            self._spec(vm, deadline)
-            self.keeper.end(_folder(vm), deadline)
+        with self.records.audited("stop", vm, deadline):
+            self.records.spec(vm, deadline)
+            self.keeper.end(folder_of(vm), deadline)
 
     def list(self, deadline: Deadline) -> tuple[Vm, ...]:
-        specs = self._specs(deadline)
-        states = self.keeper.status([_folder(name) for name in specs], deadline)
-        return tuple(self._listed(spec, states.get(_folder(name), Status("gone")), deadline) for name, spec in sorted(specs.items()))
+        specs = self.records.specs(deadline)
+        states = self.keeper.status([folder_of(name) for name in specs], deadline)
+        return tuple(self._listed(spec, states.get(folder_of(name), Status("gone")), deadline) for name, spec in sorted(specs.items()))
 
     def destroy(self, vm: str, deadline: Deadline) -> None:
-        with self._audited("destroy", vm, deadline):
-            folder, specs = _folder(vm), self._specs(deadline)
+        with self.records.audited("destroy", vm, deadline):
+            folder, specs = folder_of(vm), self.records.specs(deadline)
             spec = specs.pop(vm, None)
             self.keeper.end(folder, deadline)
             used = {nic.network for other in specs.values() for nic in other.nics}
@@ -96,25 +95,25 @@ class Kvm:
     # --- Consoles
 
     def heard(self, vm: str, text: str, deadline: Deadline, since: int = 0) -> Heard:
-        found = self.keeper.wait(_folder(vm), text, since, deadline)
+        found = self.keeper.wait(folder_of(vm), text, since, deadline)
         if isinstance(found, Heard):
             return found
         tail = last_lines(self.said(vm, Deadline.after(LOOK_S), since)[-8192:], 10)
         if found == "late":
-            raise self._failed(vm, f"has not said {text!r} within {deadline.seconds:g} s", tail)
-        raise self._failed(vm, f"ended before it said {text!r}: {self._why_ended(vm, Deadline.after(LOOK_S)) or 'it is off'}", tail)
+            raise self.records.failed(vm, f"has not said {text!r} within {deadline.seconds:g} s", tail)
+        raise self.records.failed(vm, f"ended before it said {text!r}: {self._why_ended(vm, Deadline.after(LOOK_S)) or 'it is off'}", tail)
 
     def said(self, vm: str, deadline: Deadline, since: int = 0) -> bytes:
-        return self.keeper.read(_folder(vm), since, deadline)
+        return self.keeper.read(folder_of(vm), since, deadline)
 
     def lines(self, vm: str, prefix: str, deadline: Deadline, since: int = 0) -> tuple[Heard, ...]:
-        return self.keeper.lines(_folder(vm), prefix, since, deadline)
+        return self.keeper.lines(folder_of(vm), prefix, since, deadline)
 
     def type(self, vm: str, data: bytes, deadline: Deadline) -> None:
         try:
-            self.keeper.type(_folder(vm), data, deadline)
+            self.keeper.type(folder_of(vm), data, deadline)
         except VmFailed as error:
-            raise self._failed(vm, error.message) from None
+            raise self.records.failed(vm, error.message) from None
 
     def began(self, vm: str, deadline: Deadline) -> float:
         return self._status(vm, deadline).started
@@ -122,11 +121,11 @@ class Kvm:
     # --- Pauses, Digests
 
     def pause(self, vm: str, deadline: Deadline) -> None:
-        with self._audited("pause", vm, deadline):
+        with self.records.audited("pause", vm, deadline):
             self._ask(vm, [command("stop")], deadline)
 
     def resume(self, vm: str, deadline: Deadline) -> None:
-        with self._audited("resume", vm, deadline):
+        with self.records.audited("resume", vm, deadline):
             self._ask(vm, [command("cont")], deadline)
 
     def memory_digest(self, vm: str, deadline: Deadline) -> str:
@@ -139,7 +138,7 @@ class Kvm:
 
     def _through(self, vm: str, program: str, deadline: Deadline) -> str:
         """What a program says that reads all memory of a VM: through a pipe, for the machine need not have room for it twice."""
-        spec, folder = self._spec(vm, deadline), _folder(vm)
+        spec, folder = self.records.spec(vm, deadline), folder_of(vm)
         seconds = max(1, int(deadline.left))
         dump = shlex.quote(json.dumps(command("pmemsave", val=0, size=spec.memory, filename=f"{folder}/memory")))
         script = (
@@ -151,7 +150,7 @@ class Kvm:
     # --- Pins
 
     def pin(self, vm: str, cpus: Sequence[int], deadline: Deadline) -> None:
-        with self._audited("pin", vm, deadline):
+        with self.records.audited("pin", vm, deadline):
             self._pin(vm, cpus, deadline)
 
     def pinned(self, vm: str, deadline: Deadline) -> tuple[tuple[int, ...], ...]:
@@ -162,32 +161,32 @@ class Kvm:
     # --- Snapshots
 
     def snapshot(self, vm: str, name: str, deadline: Deadline) -> None:
-        with self._audited("snapshot", vm, deadline):
-            _check_name(name)
-            spec, folder = self._spec(vm, deadline), f"{_folder(vm)}/snapshot-{name}"
+        with self.records.audited("snapshot", vm, deadline):
+            check_name(name)
+            spec, folder = self.records.spec(vm, deadline), f"{folder_of(vm)}/snapshot-{name}"
             ran = self._ask(vm, [command("query-status"), command("stop")], deadline).returned[0]["status"] == "running"
             try:
                 self.keeper.shell(f"rm -rf {folder}; mkdir {folder}", deadline)
                 self._save(vm, f"{folder}/state", deadline)
-                self._keep(folder, [("state", ""), *self._files(spec)], deadline)
+                self.records.keep(folder, [("state", ""), *self._files(spec)], deadline)
             finally:
                 if ran:
                     self._ask(vm, [command("cont")], Deadline.after(max(deadline.left, LOOK_S)))
 
     def restore(self, vm: str, name: str, deadline: Deadline) -> None:
-        with self._audited("restore", vm, deadline):
-            _check_name(name)
-            spec, folder = self._spec(vm, deadline), f"{_folder(vm)}/snapshot-{name}"
-            self._check_whole(vm, f"its snapshot {name}", folder, deadline)
-            self.keeper.end(_folder(vm), deadline)
-            self._put_back(folder, self._files(spec), deadline)
+        with self.records.audited("restore", vm, deadline):
+            check_name(name)
+            spec, folder = self.records.spec(vm, deadline), f"{folder_of(vm)}/snapshot-{name}"
+            self.records.check_whole(vm, f"its snapshot {name}", folder, deadline)
+            self.keeper.end(folder_of(vm), deadline)
+            self.records.put_back(folder, self._files(spec), deadline)
             self._load(spec, f"{folder}/state", deadline)
 
     def _save(self, vm: str, file: str, deadline: Deadline) -> None:
         """Memory and devices of a VM that is paused, into a file."""
         told = self._ask(vm, [EVENTS_ON, command("migrate", uri=f"exec:cat >{file}"), MIGRATED, command("query-migrate")], deadline)
         if (found := told.returned[-1]).get("status") != "completed":
-            raise self._failed(vm, f"cannot be written down: {visible(str(found.get('error-desc', found.get('status'))))[:300]}")
+            raise self.records.failed(vm, f"cannot be written down: {visible(str(found.get('error-desc', found.get('status'))))[:300]}")
 
     def _load(self, spec: VmSpec, file: str, deadline: Deadline) -> None:
         """A VM that goes on from such a file, paused."""
@@ -200,62 +199,40 @@ class Kvm:
         ]
         status = self._ask(spec.name, coming, deadline).returned[-1]["status"]
         if status != "paused":
-            raise self._failed(spec.name, f"is not paused after it was read back, but {status}")
+            raise self.records.failed(spec.name, f"is not paused after it was read back, but {status}")
 
     def _files(self, spec: VmSpec) -> Sequence[tuple[str, str]]:
         """Of a VM's own disks: a name for a copy, and the file. What was there before the VM is not its own."""
-        return [(f"disk-{disk.name}", qemuvm.disk_file(disk, _folder(spec.name))) for disk in spec.disks if not disk.file]
-
-    def _keep(self, folder: str, files: Sequence[tuple[str, str]], deadline: Deadline) -> None:
-        """Copies in a folder, and a digest over each of its files."""
-        copies = [f"cp {source} {folder}/{name}" for name, source in files if source]
-        names = " ".join(name for name, _ in files)
-        self.keeper.shell(" && ".join([*copies, f"cd {folder}", f"sha256sum {names} >digests"]), deadline)
-
-    def _put_back(self, folder: str, files: Sequence[tuple[str, str]], deadline: Deadline) -> None:
-        if files:
-            self.keeper.shell(" && ".join(f"cp {folder}/{name} {file}" for name, file in files), deadline)
-
-    def _check_whole(self, vm: str, what: str, folder: str, deadline: Deadline) -> None:
-        done = self.keeper.shell(f"cd {folder} && sha256sum -c digests", deadline, check=False)
-        if done.status != 0:
-            wrong = [line.partition(":")[0] for line in done.output.splitlines() if not line.endswith(": OK")]
-            why = f"{', '.join(wrong)} is not what was kept" if wrong else "it does not exist"
-            raise self._failed(vm, f"{what} is corrupt: {visible(why)[:200]}" if wrong else f"{what} does not exist")
+        return [(f"disk-{disk.name}", qemuvm.disk_file(disk, folder_of(spec.name))) for disk in spec.disks if not disk.file]
 
     # --- Templates
 
     def template(self, vm: str, name: str, deadline: Deadline) -> None:
-        with self._audited("template", vm, deadline):
-            _check_name(name)
-            spec, folder = self._spec(vm, deadline), f"{TEMPLATES}/{name}"
-            if self.keeper.status([_folder(vm)], deadline)[_folder(vm)].state == "running":
-                raise self._failed(vm, "is not off: what its disks hold is not all there is of it")
-            made = f"mkdir -p {TEMPLATES} && mkdir {folder} 2>/dev/null || {{ echo there is one already; exit 5; }}"
-            if (done := self.keeper.shell(made, deadline, check=False)).status != 0:
-                raise self._failed(vm, f"template {name}: {visible(done.output.strip())[-200:]}")
-            self._keep(folder, [("spec.json", f"{_folder(vm)}/spec.json"), *self._files(spec)], deadline)
+        with self.records.audited("template", vm, deadline):
+            check_name(name)
+            spec = self.records.spec(vm, deadline)
+            if self.keeper.status([folder_of(vm)], deadline)[folder_of(vm)].state == "running":
+                raise self.records.failed(vm, "is not off: what its disks hold is not all there is of it")
+            self.records.new_template(vm, name, self._files(spec), deadline)
 
     def clone(self, template: str, vm: str, deadline: Deadline) -> None:
-        with self._audited("clone", vm, deadline):
-            _check_name(template)
-            folder = f"{TEMPLATES}/{template}"
-            self._check_whole(vm, f"template {template}", folder, deadline)
-            kept = specfile.from_json(self.keeper.shell(f"cat {folder}/spec.json", deadline).output)
+        with self.records.audited("clone", vm, deadline):
+            check_name(template)
+            folder, kept = self.records.template(template, vm, deadline)
             # Its addresses are made anew from its own name: two cards on one network must not share one.
             spec = replace(kept, name=vm, nics=tuple(replace(nic, mac="") for nic in kept.nics))
-            self._define(spec, deadline)
-            self._put_back(folder, self._files(spec), deadline)
+            self.records.define(spec, self._parts(spec), deadline)
+            self.records.put_back(folder, self._files(spec), deadline)
 
     def forget(self, template: str, deadline: Deadline) -> None:
-        with self._audited("forget", template, deadline):
-            self.keeper.shell(f"rm -rf {TEMPLATES}/{template}", deadline)
+        with self.records.audited("forget", template, deadline):
+            self.records.forget(template, deadline)
 
     # --- AttachesDisks, AttachesNics, AttachesUsb, Networks
 
     def attach_disk(self, vm: str, disk: VmDisk, deadline: Deadline) -> None:
-        with self._audited("attach disk", vm, deadline):
-            spec, folder = self._spec(vm, deadline), _folder(vm)
+        with self.records.audited("attach disk", vm, deadline):
+            spec, folder = self.records.spec(vm, deadline), folder_of(vm)
             more = replace(spec, disks=(*spec.disks, disk))
             self._only_once(vm, disk.name, [each.name for each in spec.disks])
             file = qemuvm.disk_file(disk, folder)
@@ -263,40 +240,40 @@ class Kvm:
             block = {"driver": "raw", "node-name": f"disk-{disk.name}", "file": {"driver": "file", "filename": file}}
             device = qemuvm.disk_device(disk.name)
             self._ask(vm, [{"execute": "blockdev-add", "arguments": block}, {"execute": "device_add", "arguments": device}], deadline)
-            self._rewrite(more, deadline)
+            self.records.rewrite(more, deadline)
 
     def detach_disk(self, vm: str, name: str, deadline: Deadline) -> None:
-        with self._audited("detach disk", vm, deadline):
-            spec = self._spec(vm, deadline)
+        with self.records.audited("detach disk", vm, deadline):
+            spec = self.records.spec(vm, deadline)
             disk = next((each for each in spec.disks if each.name == name), None)
             if disk is None:
-                raise self._failed(vm, f"has no disk {name}")
+                raise self.records.failed(vm, f"has no disk {name}")
             self._unplug(vm, f"blk-{name}", [command("blockdev-del", node_name=f"disk-{name}")], deadline)
-            self._rewrite(replace(spec, disks=tuple(each for each in spec.disks if each != disk)), deadline)
+            self.records.rewrite(replace(spec, disks=tuple(each for each in spec.disks if each != disk)), deadline)
             if not disk.file:
-                self.keeper.shell(f"rm -f {qemuvm.disk_file(disk, _folder(vm))}", deadline)
+                self.keeper.shell(f"rm -f {qemuvm.disk_file(disk, folder_of(vm))}", deadline)
 
     def attach_nic(self, vm: str, nic: VmNic, deadline: Deadline) -> None:
-        with self._audited("attach nic", vm, deadline):
-            spec, folder = self._spec(vm, deadline), _folder(vm)
+        with self.records.audited("attach nic", vm, deadline):
+            spec, folder = self.records.spec(vm, deadline), folder_of(vm)
             more = replace(spec, nics=(*spec.nics, nic))
             self._only_once(vm, nic.name, [each.name for each in spec.nics])
             self.keeper.shell("; ".join(["set -e", "modprobe -a tun bridge", *self._network(nic, folder)]), deadline)
             card = {"execute": "device_add", "arguments": qemuvm.nic_device(vm, nic)}
             self._ask(vm, [{"execute": "netdev_add", "arguments": qemuvm.netdev(vm, nic, folder)}, card], deadline)
-            self._rewrite(more, deadline)
+            self.records.rewrite(more, deadline)
 
     def detach_nic(self, vm: str, name: str, deadline: Deadline) -> None:
-        with self._audited("detach nic", vm, deadline):
-            spec = self._spec(vm, deadline)
+        with self.records.audited("detach nic", vm, deadline):
+            spec = self.records.spec(vm, deadline)
             if name not in [each.name for each in spec.nics]:
-                raise self._failed(vm, f"has no card {name}")
+                raise self.records.failed(vm, f"has no card {name}")
             self._unplug(vm, f"nic-{name}", [command("netdev_del", id=f"net-{name}")], deadline)
-            self._rewrite(replace(spec, nics=tuple(each for each in spec.nics if each.name != name)), deadline)
+            self.records.rewrite(replace(spec, nics=tuple(each for each in spec.nics if each.name != name)), deadline)
 
     def attach_usb(self, vm: str, name: str, kind: Literal["keyboard", "tablet", "storage"], deadline: Deadline) -> None:
-        with self._audited("attach usb", vm, deadline):
-            _check_name(name)
+        with self.records.audited("attach usb", vm, deadline):
+            check_name(name)
             if kind not in _USB:
                 raise ConfigError(f"no USB device {kind!r}; known: {', '.join(_USB)}")
             there = self._ask(vm, [command("qom-list", path="/machine/peripheral")], deadline).returned[0]
@@ -305,7 +282,7 @@ class Kvm:
                 steps.append(command("device_add", driver="qemu-xhci", id="usb"))
             device = {"driver": _USB[kind], "id": f"usb-{name}", "bus": "usb.0"}
             if kind == "storage":
-                file = f"{_folder(vm)}/usb-{name}.raw"
+                file = f"{folder_of(vm)}/usb-{name}.raw"
                 self.keeper.shell(f"truncate -s {_USB_SIZE} {file}", deadline)
                 block = {"driver": "raw", "node-name": f"usb-disk-{name}", "file": {"driver": "file", "filename": file}}
                 steps.append({"execute": "blockdev-add", "arguments": block})
@@ -313,8 +290,8 @@ class Kvm:
             self._ask(vm, [*steps, {"execute": "device_add", "arguments": device}], deadline)
 
     def detach_usb(self, vm: str, name: str, deadline: Deadline) -> None:
-        with self._audited("detach usb", vm, deadline):
-            _check_name(name)
+        with self.records.audited("detach usb", vm, deadline):
+            check_name(name)
             self._unplug(vm, f"usb-{name}", [], deadline)
 
     def address(self, network: str, address: str, deadline: Deadline) -> str:
@@ -328,16 +305,12 @@ class Kvm:
 
     def _only_once(self, vm: str, name: str, there: Sequence[str]) -> None:
         if name in there:
-            raise self._failed(vm, f"has {name} already")
-
-    def _rewrite(self, spec: VmSpec, deadline: Deadline) -> None:
-        file = f"{_folder(spec.name)}/spec.json"
-        self.keeper.shell(f"printf '%s\\n' {shlex.quote(specfile.to_json(spec))} >{file}.new && mv {file}.new {file}", deadline)
+            raise self.records.failed(vm, f"has {name} already")
 
     # --- Meters
 
     def metrics(self, vm: str, deadline: Deadline) -> VmMetrics:
-        spec, pid = self._spec(vm, deadline), self._status(vm, deadline).pid
+        spec, pid = self.records.spec(vm, deadline), self._status(vm, deadline).pid
         cards = " ".join(f"/sys/class/net/{qemuvm.tap(vm, nic.name)}/statistics/?x_bytes" for nic in spec.nics)
         lines = [f"cat /proc/{pid}/stat", f"grep -E '^Pss:' /proc/{pid}/smaps_rollup", *([f"cat {cards}"] if cards else [])]
         told = self.keeper.shell(" && ".join(lines), deadline).output.splitlines()
@@ -355,7 +328,7 @@ class Kvm:
                 sent=sum(counts[0::2]),
             )
         except (IndexError, KeyError, ValueError):
-            raise self._failed(vm, f"what it takes cannot be read: {visible(' '.join(told))[:200]}") from None
+            raise self.records.failed(vm, f"what it takes cannot be read: {visible(' '.join(told))[:200]}") from None
 
     # --- Restarts
 
@@ -365,51 +338,51 @@ class Kvm:
         return self.keeper.clock_of(told)[0]
 
     def starts(self, vm: str, deadline: Deadline) -> int:
-        return self.keeper.status([_folder(vm)], deadline)[_folder(vm)].starts
+        return self.keeper.status([folder_of(vm)], deadline)[folder_of(vm)].starts
 
     # --- BacksUp
 
     def backup(self, vm: str, disk: str, file: str, deadline: Deadline) -> str:
-        with self._audited("backup", vm, deadline):
-            if disk not in [each.name for each in self._spec(vm, deadline).disks]:
-                raise self._failed(vm, f"has no disk {disk}")
+        with self.records.audited("backup", vm, deadline):
+            if disk not in [each.name for each in self.records.spec(vm, deadline).disks]:
+                raise self.records.failed(vm, f"has no disk {disk}")
             job = command("drive-backup", job_id="backup", device=f"disk-{disk}", target=file, sync="full", format="raw")
             told = self._ask(vm, [job, "BLOCK_JOB_COMPLETED"], deadline)
             ended = next(event for event in told.events if event["event"] == "BLOCK_JOB_COMPLETED")["data"]
             if ended.get("error") or ended.get("offset") != ended.get("len"):
-                raise self._failed(vm, f"its backup ended early: {visible(str(ended.get('error', 'not all of it')))[:200]}")
+                raise self.records.failed(vm, f"its backup ended early: {visible(str(ended.get('error', 'not all of it')))[:200]}")
             return self._digest(vm, self.keeper.shell(f"sha256sum {shlex.quote(file)}", deadline).output)
 
     def restore_backup(self, vm: str, disk: str, file: str, digest: str, deadline: Deadline) -> None:
-        with self._audited("restore backup", vm, deadline):
-            into = next((each for each in self._spec(vm, deadline).disks if each.name == disk), None)
+        with self.records.audited("restore backup", vm, deadline):
+            into = next((each for each in self.records.spec(vm, deadline).disks if each.name == disk), None)
             if into is None:
-                raise self._failed(vm, f"has no disk {disk}")
-            if self.keeper.status([_folder(vm)], deadline)[_folder(vm)].state == "running":
-                raise self._failed(vm, "is not off: it would write over what is put back")
+                raise self.records.failed(vm, f"has no disk {disk}")
+            if self.keeper.status([folder_of(vm)], deadline)[folder_of(vm)].state == "running":
+                raise self.records.failed(vm, "is not off: it would write over what is put back")
             if self._digest(vm, self.keeper.shell(f"sha256sum {shlex.quote(file)}", deadline).output) != digest:
-                raise self._failed(vm, f"the backup {file} is corrupt: it is not what was written")
-            self.keeper.shell(f"cat {shlex.quote(file)} >{qemuvm.disk_file(into, _folder(vm))}", deadline)
+                raise self.records.failed(vm, f"the backup {file} is corrupt: it is not what was written")
+            self.keeper.shell(f"cat {shlex.quote(file)} >{qemuvm.disk_file(into, folder_of(vm))}", deadline)
 
     # --- Migrates
 
     def receive(self, spec: VmSpec, source: str, deadline: Deadline) -> str:
-        with self._audited("receive", spec.name, deadline):
-            self._define(spec, deadline)
+        with self.records.audited("receive", spec.name, deadline):
+            self.records.define(spec, self._parts(spec), deadline)
             # QEMU chooses no port by itself: one for each VM that is there, out of the way of everything else.
-            port = MIGRATION_PORT + len(self._specs(deadline))
+            port = MIGRATION_PORT + len(self.records.specs(deadline))
             self._launch(replace(spec, paused=False), deadline, incoming=f"tcp:0.0.0.0:{port}")
             told = self.keeper.shell(f"ip route get {ip_address(source)}", deadline).output
             found = re.search(r" src ([0-9a-f.:]+)", told)
             if not found:
-                raise self._failed(spec.name, f"no way to {source}: {visible(told)[:200]}")
+                raise self.records.failed(spec.name, f"no way to {source}: {visible(told)[:200]}")
             return f"tcp:{found[1]}:{port}"
 
     def clock(self, deadline: Deadline) -> tuple[float, float]:
         return self.keeper.clock(deadline)
 
     def migrate(self, vm: str, to: str, deadline: Deadline) -> Migration:
-        with self._audited("migrate", vm, deadline):
+        with self.records.audited("migrate", vm, deadline):
             if not re.fullmatch(r"tcp:[0-9a-f.:]+", to):
                 raise ConfigError(f"migrate: found {to!r}; allowed: what receive returned")
             seconds = deadline.left
@@ -421,11 +394,11 @@ class Kvm:
                     self._ask(vm, [command("migrate_cancel")], Deadline.after(CANCEL_S))
                 state = self._ask(vm, [command("query-status")], Deadline.after(CANCEL_S)).returned[0]["status"]
                 here = "it runs here" if state == "running" else f"here it is {state}"
-                raise self._failed(vm, f"has not arrived at {to} within {seconds:.0f} s; {here}") from None
+                raise self.records.failed(vm, f"has not arrived at {to} within {seconds:.0f} s; {here}") from None
             found = told.returned[-1]
             if found.get("status") != "completed":
                 why = visible(str(found.get("error-desc") or found.get("status")))[:300]
-                raise self._failed(vm, f"did not arrive at {to}: {why}; it runs here")
+                raise self.records.failed(vm, f"did not arrive at {to}: {why}; it runs here")
             # What its console said here stays to be read.
             self._ask(vm, [command("quit")], deadline)
             return Migration(float(found.get("total-time", 0)) / 1e3, float(found.get("downtime", 0)) / 1e3)
@@ -443,7 +416,7 @@ class Kvm:
         return tuple(told.output.split())
 
     def give(self, device: str, deadline: Deadline) -> None:
-        with self._audited("give", "host", deadline):
+        with self.records.audited("give", "host", deadline):
             others = [each for each in self.group(device, deadline) if each != device]
             look = f"cd /sys/bus/pci/devices; for d in {' '.join(others)}; do [ -e $d/driver ] && echo $d $(cat $d/class); done; true"
             held = [line.split() for line in self.keeper.shell(look, deadline).output.splitlines()]
@@ -454,7 +427,7 @@ class Kvm:
             self._drive(device, "vfio-pci", deadline)
 
     def take_back(self, device: str, deadline: Deadline) -> None:
-        with self._audited("take back", "host", deadline):
+        with self.records.audited("take back", "host", deadline):
             _check_device(device)
             self._drive(device, "", deadline)
 
@@ -480,7 +453,7 @@ class Kvm:
         self._ask(vm, [command("send-key", keys=[{"type": "qcode", "data": key} for key in keys])], deadline)
 
     def screen(self, vm: str, deadline: Deadline) -> bytes:
-        file, picture = f"{_folder(vm)}/screen.ppm", BytesIO()
+        file, picture = f"{folder_of(vm)}/screen.ppm", BytesIO()
         self._ask(vm, [command("screendump", filename=file)], deadline)
         self.session.get(file, picture, deadline=Deadline.after(deadline.left + LOOK_S))
         return picture.getvalue()
@@ -488,46 +461,13 @@ class Kvm:
     # --- Audits
 
     def audit(self, deadline: Deadline) -> tuple[AuditEntry, ...]:
-        told = self.keeper.shell(f"cat {AUDIT} 2>/dev/null; true", deadline).output
-        try:
-            lines = [json.loads(line) for line in told.splitlines()]
-            return tuple(AuditEntry(line["at"], line["who"], line["verb"], line["vm"], line["result"]) for line in lines)
-        except (ValueError, KeyError, TypeError):
-            raise VmFailed(f"{AUDIT} is no audit log: {visible(told)[:200]}", target=self.session.name) from None
-
-    @contextmanager
-    def _audited(self, verb: str, vm: str, deadline: Deadline) -> Iterator[None]:
-        """The verb and how it ended are in the log before its caller knows."""
-        _check_name(vm)
-        try:
-            yield
-        except LabctlError as error:
-            with suppress(LabctlError):  # the machine may be gone: its own end tells more
-                self._note(verb, vm, error.title, Deadline.after(LOOK_S))
-            raise
-        self._note(verb, vm, "ok", deadline)
-
-    def _note(self, verb: str, vm: str, result: str, deadline: Deadline) -> None:
-        self.keeper.shell(f"vmkeeper audit {AUDIT} {shlex.join([self.who, verb, vm, result[:300]])}", deadline)
+        return self.records.audit(deadline)
 
     # --- a VM's folder
 
-    def _define(self, spec: VmSpec, deadline: Deadline) -> None:
-        folder = _folder(spec.name)
-        needed = [spec.kernel, *filter(None, [spec.initrd]), *(disk.file for disk in spec.disks if disk.file)]
-        files = " ".join(map(shlex.quote, needed))
-        there = f"for f in {files}; do [ -f $f ] || [ -b $f ] || {{ echo $f: no such file; exit 4; }}; done"
-        made = f"mkdir -p {VMS} && mkdir {folder} 2>/dev/null || {{ echo there is one already; exit 5; }}"
-        said = f"printf '%s\\n' {shlex.quote(specfile.to_json(spec))} >{folder}/spec.json"
-        done = self.keeper.shell("; ".join([there, "set -e", made, said, *self._parts(spec)]), deadline, check=False)
-        if done.status != 0:
-            if done.status != 5:
-                self.keeper.shell(f"rm -rf {folder}", Deadline.after(LOOK_S), check=False)
-            raise self._failed(spec.name, f"cannot be made: {visible((done.output + done.stderr).strip())[-300:]}")
-
     def _parts(self, spec: VmSpec) -> Iterator[str]:
         """Commands that make what a VM brings along: its own disks, its networks."""
-        folder = _folder(spec.name)
+        folder = folder_of(spec.name)
         for disk in spec.disks:
             if not disk.file:
                 yield f"truncate -s {disk.size} {qemuvm.disk_file(disk, folder)}"
@@ -542,33 +482,16 @@ class Kvm:
         yield f"[ -e /sys/class/net/{bridge} ] || {{ brctl addbr {bridge} && ip link set {bridge} up; }}"
         yield f"printf '#!/bin/sh\\nip link set $1 up && brctl addif {bridge} $1\\n' >{script} && chmod 755 {script}"
 
-    def _specs(self, deadline: Deadline) -> dict[str, VmSpec]:
-        told = self.keeper.shell(f"cat {VMS}/*/spec.json 2>/dev/null; true", deadline).output
-        try:
-            specs = [specfile.from_json(line) for line in told.splitlines()]
-        except (ValueError, ConfigError) as error:
-            raise VmFailed(f"a VM's folder in {VMS} is not as it was made: {error}", target=self.session.name) from None
-        return {spec.name: spec for spec in specs}
-
-    def _spec(self, vm: str, deadline: Deadline) -> VmSpec:
-        told = self.keeper.shell(f"cat {_folder(vm)}/spec.json 2>/dev/null; true", deadline).output
-        if not told:
-            raise self._failed(vm, "does not exist")
-        try:
-            return specfile.from_json(told)
-        except (ValueError, ConfigError) as error:
-            raise self._failed(vm, f"is not as it was made: {error}") from None
-
     # --- a VM's process
 
     def _launch(self, spec: VmSpec, deadline: Deadline, incoming: str = "") -> Told:
         """Its QEMU runs and answers; its CPUs too, unless something is to come in first. VmFailed with what QEMU said."""
-        folder = _folder(spec.name)
+        folder = folder_of(spec.name)
         try:
             self.keeper.start(folder, 0 if incoming else spec.restarts, qemuvm.arguments(spec, folder, incoming), deadline)
             told = self._ask(spec.name, [command("query-status"), command("query-cpus-fast")], deadline)
         except VmFailed as error:
-            raise self._failed(spec.name, f"does not start: {error.message}") from None
+            raise self.records.failed(spec.name, f"does not start: {error.message}") from None
         except TargetHung:
             with suppress(VmFailed):
                 self.keeper.end(folder, Deadline.after(LOOK_S))
@@ -580,21 +503,21 @@ class Kvm:
     def _ask(self, vm: str, steps: Sequence[Mapping[str, Any] | str], deadline: Deadline) -> Told:
         """VmFailed, with what QEMU said last if it is gone; TargetHung, which names it."""
         try:
-            return self.monitor.run(vm, qemuvm.monitor(_folder(vm)), steps, deadline)
+            return self.monitor.run(vm, qemuvm.monitor(folder_of(vm)), steps, deadline)
         except VmFailed as error:
             why = self._why_ended(vm, Deadline.after(LOOK_S))
-            raise self._failed(vm, f"{why}: {error.message}" if why else error.message) from None
+            raise self.records.failed(vm, f"{why}: {error.message}" if why else error.message) from None
 
     def _status(self, vm: str, deadline: Deadline) -> Status:
         """Of one that runs. VmFailed else."""
-        status = self.keeper.status([_folder(vm)], deadline)[_folder(vm)]
+        status = self.keeper.status([folder_of(vm)], deadline)[folder_of(vm)]
         if status.state != "running":
-            raise self._failed(vm, self._why_ended(vm, deadline) or "is off")
+            raise self.records.failed(vm, self._why_ended(vm, deadline) or "is off")
         return status
 
     def _why_ended(self, vm: str, deadline: Deadline) -> str:
         """How its process ended by itself; empty if it runs, or was never started or was ended by us."""
-        status = self.keeper.status([_folder(vm)], deadline)[_folder(vm)]
+        status = self.keeper.status([folder_of(vm)], deadline)[folder_of(vm)]
         return self._ending(vm, status, deadline) if status.state == "ended" else ""
 
     def _ending(self, vm: str, status: Status, deadline: Deadline) -> str:
@@ -605,7 +528,7 @@ class Kvm:
             if status.how == 137 and (oom := self.keeper.shell(killed, deadline, check=False).output.strip()):
                 return f"the machine ran out of memory: {visible(oom)[-200:]}"
             return f"its QEMU was ended by signal {status.how - 128}"
-        return f"its QEMU ended with status {status.how}: {self.keeper.words(_folder(vm), deadline)}"
+        return f"its QEMU ended with status {status.how}: {self.keeper.words(folder_of(vm), deadline)}"
 
     def _listed(self, spec: VmSpec, status: Status, deadline: Deadline) -> Vm:
         state, why = VmState.OFF, ""
@@ -633,26 +556,13 @@ class Kvm:
         threads = self._threads(vm, deadline, told)
         done = self.keeper.shell(" && ".join(f"taskset -p {mask} {thread}" for thread in threads), deadline, check=False)
         if done.status != 0:
-            raise self._failed(vm, f"cannot be pinned to CPU {', '.join(map(str, cpus))}: {visible(done.stderr.strip())[-200:]}")
+            raise self.records.failed(vm, f"cannot be pinned to CPU {', '.join(map(str, cpus))}: {visible(done.stderr.strip())[-200:]}")
 
     def _digest(self, vm: str, told: str) -> str:
         found = re.match(r"[0-9a-f]{64}\b", told)
         if not found:
-            raise self._failed(vm, f"no digest of it: {visible(told)[:200]!r}")
+            raise self.records.failed(vm, f"no digest of it: {visible(told)[:200]!r}")
         return found[0]
-
-    def _failed(self, vm: str, why: str, tail: str = "") -> VmFailed:
-        message = why if why.startswith((f"VM {vm} ", f"VM {vm}: ")) else f"VM {vm}: {why}"
-        return VmFailed(message, target=self.session.name, tail=tail)
-
-
-def _folder(vm: str) -> str:
-    return f"{VMS}/{vm}"
-
-
-def _check_name(name: str) -> None:
-    if not re.fullmatch(NAME_PATTERN, name):
-        raise ConfigError(f"no name: {name!r}; allowed: a-z, 0-9 and -, at most 31, a letter first")
 
 
 def _check_device(device: str) -> None:
