@@ -271,7 +271,8 @@ class CellAttempt:
         # The most specific cause speaks for the attempt: a panic, though an assertion failed before it.
         worst = min((f for f in self.failures if f.result.outcome is outcome), key=_Failure.rank, default=None)
         others = len(self.failures) - 1
-        warmth = ON_A_COPY if self.copied else ""
+        mistaken = worst is not None and isinstance(worst.error, ConfigError)  # of a file: it is no other when booted
+        warmth = ON_A_COPY if self.copied and not mistaken else ""
         self.record.finish(
             outcome,
             reason=warmth + worst.result.reason + (f" (and {others} more)" if others else "") if worst else self._skipped(outcome),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from _pytest.runner import runtestprotocol
 
-from labctl.errors import InfraError, LabctlError, MeasurementInvalid, StorageError, TargetFailure
+from labctl.errors import ConfigError, InfraError, LabctlError, MeasurementInvalid, StorageError, TargetFailure
 from labctl.model import Cell, Channel, Outcome, TestResult
 from labctl.run.attempt import CellAttempt
 from labctl.run.stories import MARKER
@@ -61,7 +61,8 @@ class CellRunner:
                 if not held_before and attempt.held:  # waiting for others is no part of a test
                     result = replace(result, duration_s=max(0.0, result.duration_s - attempt.waited))
                 attempt.add(result, error)
-                if attempt.copied and result.outcome in (Outcome.FAIL, Outcome.ERROR):
+                mistaken = isinstance(error, ConfigError)  # of a file: no other machine makes it right
+                if attempt.copied and result.outcome in (Outcome.FAIL, Outcome.ERROR) and not mistaken:
                     self.cold.add(cell.id)  # whether that is the copy's fault, a boot tells
                 elif not isinstance(error, InfraError) or attempt.record.number > self.work.retries:
                     break

@@ -10,12 +10,13 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from _pytest.config import ConftestImportFailure
 
 from labctl.config import Lab, nearest
 from labctl.errors import ConfigError, LabctlError, StorageError
@@ -225,8 +226,17 @@ class _Given:
     def pytest_xdist_setupnodes(self, config: pytest.Config) -> None:
         config.pluginmanager.getplugin("dsession").nodemanager.group = self.forked
 
-    def pytest_load_initial_conftests(self, early_config: pytest.Config) -> None:
+    @pytest.hookimpl(wrapper=True)
+    def pytest_load_initial_conftests(self, early_config: pytest.Config) -> Generator[None, None, None]:
         early_config.stash[CONTROLLER] = self.controller
+        try:
+            yield
+        except ConftestImportFailure as failure:
+            # A mistake that a conftest.py has found says all there is to say; pytest would tell where in it Python was.
+            if isinstance(failure.cause, LabctlError):
+                self.controller.prepared.writer.finish(Outcome.ERROR)
+                raise failure.cause from None
+            raise
 
 
 class WorkerHooks:
@@ -309,11 +319,26 @@ def _wrong_story(item: pytest.Function) -> str:
 
 
 def _too_much_of_a_copy(item: pytest.Function) -> str:
+    return _refused_when_warm(item, item.fixturenames, benchmark=item.get_closest_marker("benchmark") is not None)
+
+
+def _refused_when_warm(item: pytest.Item, fixtures: Collection[str], *, benchmark: bool = False) -> str:
     runner = item.config.stash[CELLS]
     if runner.suite_of(item.path) not in runner.work.warm:
         return ""
-    why = asks_too_much(item.fixturenames, benchmark=item.get_closest_marker("benchmark") is not None)
+    why = asks_too_much(fixtures, benchmark=benchmark)
     return f"{item.nodeid.partition('[')[0]}, of a suite with warm = true, {why}" if why else ""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> None:
+    """What no collection can see: a test that asks while it runs (``request.getfixturevalue``). Refused on a machine that was booted too,
+    or the verdict would depend on what was kept of an earlier run."""
+    item = request.node
+    if not isinstance(item, pytest.Item) or item.config.stash.get(CELLS, None) is None:
+        return
+    if why := _refused_when_warm(item, (fixturedef.argname,)):
+        raise ConfigError(why, remedy="warm = false in its suite.toml")
 
 
 @pytest.hookimpl(trylast=True)

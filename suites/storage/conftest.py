@@ -1,14 +1,10 @@
 """What the tests of a disk share: which disk it is, and a job of fio's."""
 
-import os
-
 import pytest
+from storage_settings import SECONDS
 
 from labctl.errors import MeasurementInvalid
 from labctl.parsers import fio as report_of_fio
-
-SECONDS = float(os.environ.get("STORAGE_SECONDS", "5"))
-"""How long each job of fio's runs."""
 
 
 @pytest.fixture

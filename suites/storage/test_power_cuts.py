@@ -1,15 +1,14 @@
 """Is what was fsync'd there after the power was cut in the middle of writes, and is the file system whole?"""
 
-import os
 import random
 import re
 import zlib
 
 import pytest
+from storage_settings import CUTS
 
 from labctl.model import Direction, Metric
 
-CUTS = int(os.environ.get("STORAGE_CUTS", "2"))
 MOST_BLOCKS = 20_000
 PROMISE = re.compile(rb"cut (\d+) ([0-9a-f]{8})\r?\n")
 PROMISED = Metric("storage.promised_blocks", "1", Direction.NONE, "of 4 KiB, fsync'd before the power was cut")

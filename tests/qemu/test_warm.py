@@ -141,3 +141,14 @@ def test_in_a_run(lab: TemporaryLab) -> None:
     assert refused.status == 2, refused.out
     assert "of a suite with warm = true, asks for 'booted': a copy has no boot" in refused.err
     assert "of a suite with warm = true, is a benchmark" in refused.err
+
+    # No collection sees this one: the same verdict on a copy and booted, without a second attempt.
+    lab.suite("only", "def test_x(shell, request):\n    request.getfixturevalue('booted')\n")
+    for how in ((), ("--cold",)):
+        late = lab.run("--suite", "only", "--fresh", *how)
+        cell = late.cells["debian/only"]
+        assert (cell["outcome"], cell["attempts"]) == ("error", 1), (how, reasons(late.cells))
+        assert cell["reason"].startswith("suites/only/test_only.py::test_x, of a suite with warm = true, asks for 'booted'"), (
+            how,
+            cell["reason"],
+        )
