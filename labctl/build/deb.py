@@ -89,7 +89,8 @@ class Deb:
             try:
                 files["modules"].write_bytes(modules.archive(unpacked, options.modules))
             except LookupError as error:
-                raise context.mistake("modules", f"{plan.source} has no module {error.args[0]}", "modules of that package") from None
+                missing = f"{plan.source} has no module {', '.join(error.args)}"
+                raise context.mistake("modules", found, "modules of that package") from None
         return Made(
             files,
             found.release or kernels[0].name.split("-", 1)[1],

@@ -84,7 +84,7 @@ def selected(home: Path, wanted: Iterable[str]) -> dict[str, Module]:
 
     A Debian package carries no ``modules.dep``: that is made when it is installed, from what each module says of itself, as here. What a
     module would like loaded before (``softdep=pre``: ext4's ``crc32c``) is needed too: no udev is there to find it later.
-    LookupError with the name of one that is there neither as a module nor in ``modules.builtin``.
+    LookupError with the names of those that are there neither as a module nor in ``modules.builtin``.
     """
     files = {_plain(path.name.partition(".ko")[0]): path for path in sorted(home.glob("kernel/**/*.ko*")) if path.name.endswith(_SUFFIXES)}
     built_in = builtin_names((home / "modules.builtin").read_text(errors="replace"))
@@ -110,8 +110,14 @@ def selected(home: Path, wanted: Iterable[str]) -> dict[str, Module]:
         """Files to load for several modules, what is to be loaded first first."""
         return [file for name in names for file in reversed(add(name, asked_by))]
 
+    missing: dict[str, None] = {}
     for name in wanted:
-        add(_plain(name), ())
+        try:
+            add(_plain(name), ())
+        except LookupError as error:
+            missing[error.args[0]] = None
+    if missing:
+        raise LookupError(*missing)
     return chosen
 
 
@@ -139,8 +145,10 @@ def _of_package(
         try:
             files = selected(home, names)
         except LookupError as error:
-            found = f"{package.name} {package.version} (build {build.name}) has no module {error.args[0]}, and has not built it in"
-            raise ConfigError([Problem(where, "modules", found, "modules of the kernels that the suite runs on")]) from None
+            whose = f"{package.name} {package.version} (build {build.name})"
+            found = [f"{whose} has no module {name}, and has not built it in" for name in error.args]
+            allowed = "modules of the kernels that the suite runs on"
+            raise ConfigError([Problem(where, "modules", each, allowed) for each in found]) from None
         file = folder / "archive"
         file.write_bytes(cpio.archive(_entries(home, files, loaded)) if files else b"")
         return Made({"archive": file}, package.version, Provenance("kernel-modules", package.name, package.version, built_at=now()))

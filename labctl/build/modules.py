@@ -23,7 +23,7 @@ def key(wanted: Iterable[str]) -> str:
 
 
 def archive(unpacked: Path, wanted: Iterable[str]) -> bytes:
-    """Modules of a kernel package, each after those that it needs. LookupError with the name of one that is not there."""
+    """Modules of a kernel package, each after those that it needs. LookupError with the names of those that are not there."""
     entries = [cpio.file(f"lib/labctl/modules/{name}", data) for name, data in ordered(unpacked, wanted).items()]
     folder = shipped("guest") / "installer"
     return cpio.archive([*entries, *(cpio.file(path, (folder / name).read_bytes(), mode) for name, path, mode in _GUEST)])
@@ -31,7 +31,7 @@ def archive(unpacked: Path, wanted: Iterable[str]) -> bytes:
 
 def ordered(unpacked: Path, wanted: Iterable[str]) -> dict[str, bytes]:
     """Modules of a kernel package as files (``000-virtio.ko`` ...) whose names sort as they must be loaded: each after those that it
-    needs, without what the kernel has built in. LookupError with the name of one that is not there."""
+    needs, without what the kernel has built in. LookupError with the names of those that are not there."""
     files = {}
     for file in sorted(unpacked.glob("lib/modules/*/kernel/**/*.ko*")):
         if file.name.endswith(_SUFFIXES):
@@ -54,8 +54,14 @@ def ordered(unpacked: Path, wanted: Iterable[str]) -> dict[str, bytes]:
                 add(needed)
         found_so_far[name] = data
 
+    missing: dict[str, None] = {}
     for name in wanted:
-        add(name)
+        try:
+            add(name)
+        except LookupError as error:
+            missing[error.args[0]] = None
+    if missing:
+        raise LookupError(*missing)
     return {f"{number:03}-{name}.ko": data for number, (name, data) in enumerate(found_so_far.items())}
 
 

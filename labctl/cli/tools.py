@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from labctl.cli.verb import Json, complete_tool, new_app, print_json, print_table, printable, this_lab
 from labctl.errors import ConfigError, LabctlError, Problem
+
+if TYPE_CHECKING:
+    from labctl.build.tools.obtain import Tool
 
 app = new_app(
     """Programs that suites need in the machine: see what there is, and build it before a run does.
@@ -87,7 +90,15 @@ def build(
     from labctl.build.tools.obtain import tool
 
     lab = this_lab()
-    wanted = [tool(lab, name, arch, _tell) for name in dict.fromkeys(names)]
+    wanted: list[Tool] = []
+    mistakes: list[ConfigError] = []
+    for name in dict.fromkeys(names):
+        try:
+            wanted.append(tool(lab, name, arch, _tell))
+        except ConfigError as error:
+            mistakes.append(error)
+    if mistakes:
+        raise mistakes[0] if len(mistakes) == 1 else ConfigError([problem for each in mistakes for problem in each.problems])
     made = [(each.name, each.obtain()) for each in wanted]
     if as_json:
         print_json(

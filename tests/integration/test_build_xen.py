@@ -111,9 +111,10 @@ def test_modules_are_those_of_the_first_machine_and_are_loaded_or_only_lie_there
     more = with_suite(lab, build, "s").initrd
     assert more is not None
     assert b"modprobe -a early later\n" in more.read_bytes()
-    (lab.root / "hypervisor/xen.toml").write_text(RECIPE.replace("[xen]", 'modules = ["earlier"]\n[xen]'))
-    with pytest.raises(ConfigError, match=r"hypervisor/xen\.toml: modules: linux-image-6\.1\.0-10-amd64 .* has no module earlier"):
+    (lab.root / "hypervisor/xen.toml").write_text(RECIPE.replace("[xen]", 'modules = ["earlier", "early", "latest"]\n[xen]'))
+    with pytest.raises(ConfigError, match=r"hypervisor/xen\.toml: modules: linux-image-6\.1\.0-10-amd64 .* has no module earlier") as told:
         obtain(lab, "xen")
+    assert [problem.found.partition(" has no module ")[2].partition(",")[0] for problem in told.value.problems] == ["earlier", "latest"]
 
 
 @pytest.mark.usefixtures("archive")

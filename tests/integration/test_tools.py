@@ -427,6 +427,9 @@ def test_modules_come_with_what_they_need_in_order(tmp_path: Path) -> None:
     assert set(kernelmodules.selected(tmp_path, ["round"])) == {"kernel/drivers/round.ko", "kernel/drivers/trip.ko"}
     with pytest.raises(LookupError, match="nowhere"):
         kernelmodules.selected(tmp_path, ["nowhere"])
+    with pytest.raises(LookupError) as all_at_once:
+        kernelmodules.selected(tmp_path, ["no-such", "top", "no_such", "nowhere"])
+    assert all_at_once.value.args == ("no_such", "nowhere")
 
 
 def test_what_a_module_needs_and_likes_is_loaded_after_what_both_need(tmp_path: Path) -> None:
@@ -468,6 +471,9 @@ def test_the_verb_builds(lab: Lab) -> None:
     unknown = subprocess.run([*command[:3], "helo"], cwd=lab.root, capture_output=True, text=True, check=False)
     assert unknown.returncode == 2
     assert "unknown tool 'helo'; did you mean 'hello'" in unknown.stderr
+    several = subprocess.run([*command[:3], "helo", "hello", "nonesuch"], cwd=lab.root, capture_output=True, text=True, check=False)
+    assert several.returncode == 2
+    assert [name for name in ("helo", "nonesuch") if f"unknown tool '{name}'" in several.stderr] == ["helo", "nonesuch"]
 
 
 def test_an_overlay_with_a_missing_library_is_told_before_any_power(lab: Lab, tmp_path: Path) -> None:
