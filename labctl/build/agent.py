@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from labctl.build import apt, cpio, initramfs, kernelmodules, modules
+from labctl.build import apt, cpio, initramfs, kernelmodules, modules, packages
 from labctl.build.cache import Artefact, Cache, Made, now
 from labctl.config import shipped
 from labctl.deadline import Deadline
@@ -78,8 +78,9 @@ def _modules(
     identity = {"builder": "agent-modules", "sha256": package.sha256, "modules": " ".join(wanted), "folder": _MODULES}
 
     def make(folder: Path) -> Made:
-        progress(f"{build}: the agent needs modules of {package.name}: downloading it")
-        unpacked = apt.unpack(apt.download(package, folder, cache, deadline), folder / "unpacked", cache, deadline)
+        unpacked = packages.unpacked(
+            package, folder / "unpacked", cache, deadline, lambda line: progress(f"{build}: for the agent: {line}")
+        )
         try:
             found = modules.ordered(unpacked, wanted)
         except LookupError as error:

@@ -150,15 +150,6 @@ def download(package: Package, folder: Path, cache: Cache, deadline: Deadline) -
     return files[0]
 
 
-def unpack(file: Path, to: Path, cache: Cache, deadline: Deadline) -> Path:
-    """Unpack a .deb into a folder; returns that. BuildFailed, StorageError if the disk is full."""
-    done = run(["dpkg-deb", "-x", str(file), str(to)], deadline, env={**os.environ, "LC_ALL": "C"}, owned=True)
-    if done.status != 0:
-        cache.require_room(done.err)
-        raise BuildFailed(f"{file.name} cannot be unpacked: {done.words}", tail=done.err.strip())
-    return to
-
-
 def _too_few(pattern: str, position: int, available: list[Package], architecture: str, deadline: Deadline) -> NotThere | InfraError:
     if available:
         last = f" … newest-{len(available) - 1} ({available[-1].name})" if len(available) > 1 else ""

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from labctl.build import apt, image, modules
+from labctl.build import apt, image, modules, packages
 from labctl.build.cache import Made, now
 from labctl.build.protocols import Builder, Context, Options, Plan
 from labctl.errors import BuildFailed
@@ -71,10 +71,9 @@ class Deb:
     def make(self, options: DebOptions, plan: Plan, folder: Path, context: Context) -> Made:
         identity = plan.identity
         package = apt.Package(identity["package"], identity["version"], identity["sha256"], identity["source"], int(identity["size"]))
-        context.progress(f"downloading {plan.source}" + (f" ({package.size / 1e6:.1f} MB)" if package.size else ""))
-        file = apt.download(package, folder, context.cache, context.deadline)
-        context.progress(f"unpacking {file.name}")
-        unpacked = apt.unpack(file, folder / "unpacked", context.cache, context.deadline)
+        packages.fetched(package, context.cache, context.deadline, context.progress)
+        context.progress(f"unpacking {plan.source}")
+        unpacked = packages.unpacked(package, folder / "unpacked", context.cache, context.deadline)
         kernels = sorted(unpacked.glob("boot/vmlinu[xz]-*"))
         if len(kernels) != 1:
             raise BuildFailed(f"{plan.source} holds {len(kernels)} kernels in /boot instead of one")
@@ -90,7 +89,7 @@ class Deb:
                 files["modules"].write_bytes(modules.archive(unpacked, options.modules))
             except LookupError as error:
                 missing = f"{plan.source} has no module {', '.join(error.args)}"
-                raise context.mistake("modules", found, "modules of that package") from None
+                raise context.mistake("modules", missing, "modules of that package") from None
         return Made(
             files,
             found.release or kernels[0].name.split("-", 1)[1],

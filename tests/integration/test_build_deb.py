@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from labctl.build import debversion
+from labctl.build.agent import equip
 from labctl.build.obtain import describe, obtain
+from labctl.build.suite import with_suite
 from labctl.config import Lab
 from labctl.errors import BuildFailed, ConfigError, HostToolMissing, InfraError, StorageError
 from tests.debian_archive import Archive
@@ -103,6 +105,29 @@ def test_what_is_cached_needs_neither_network_nor_a_process(lab: Lab, archive: A
 
     monkeypatch.setattr("subprocess.Popen", forbidden)
     assert obtain(lab, "newest") == before
+
+
+def test_a_kernel_is_downloaded_once_for_all_that_is_made_of_its_package(lab: Lab, archive: Archive) -> None:
+    """The kernel itself, the modules of a suite, those of the agent."""
+    release = "6.1.0-13-cloud-amd64"
+    archive.put_files(
+        f"linux-image-{release}",
+        "6.1.13-1",
+        {
+            f"boot/vmlinuz-{release}": bzimage(release),
+            f"lib/modules/{release}/modules.builtin": b"kernel/virtio_pci.ko\nkernel/virtio_console.ko\n",
+            f"lib/modules/{release}/kernel/early.ko": b"\x7fELF\0name=early\0depends=\0",
+        },
+        section="kernel",
+    )
+    archive.update()
+    (lab.root / "suites/s").mkdir(parents=True)
+    (lab.root / "suites/s/test_s.py").touch()
+    (lab.root / "suites/s/suite.toml").write_text('schema = 1\nmodules = ["early"]\n')
+    said: list[str] = []
+    build = with_suite(lab, obtain(lab, "newest", progress=said.append), "s", progress=said.append)
+    equip(build, "virtio:agent", said.append)
+    assert len([line for line in said if "downloading linux-image" in line]) == 1, said
 
 
 @pytest.mark.parametrize("lost", ["apt", "lists"])
