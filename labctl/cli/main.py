@@ -125,18 +125,34 @@ def main() -> None:
 
 
 def _run() -> int:
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # see labctl.__main__
+    # See labctl.__main__. A supervisor's SIGTERM and a terminal that goes away end a verb as Ctrl-C does: nothing half made is left.
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(each) is not signal.SIG_IGN:
+            signal.signal(each, signal.default_int_handler)
     try:
         get_command(app).main(prog_name="labctl")
     except SystemExit as ended:
+        if _was_interrupted(ended):
+            return _interrupted()
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except LabctlError as error:
         return _say(error)
     except KeyboardInterrupt:
-        print("labctl: interrupted", file=sys.stderr)
-        return 130
+        return _interrupted()
     return 0
+
+
+def _was_interrupted(ended: SystemExit) -> bool:
+    """Typer makes a bare exit status of a KeyboardInterrupt, without a word."""
+    error: BaseException | None = ended
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None and ended.code == 130
+
+
+def _interrupted() -> int:
+    print("labctl: interrupted", file=sys.stderr)
+    return 130
 
 
 def _say(error: LabctlError) -> int:

@@ -73,7 +73,7 @@ def _misfit(host: Capacity, cpus: int, memory: int) -> str:
         return f"{cpus} CPUs and {memory} bytes: a share cannot be negative"
     if memory <= host.memory:
         return ""
-    return f"needs {format_size(memory)} of memory, the host has {host.memory / (1 << 30):.1f}G for labctl"
+    return f"needs {format_size(memory)} of memory, the host has {_brief(host.memory)} for labctl"
 
 
 @contextmanager
@@ -198,7 +198,7 @@ def _owners(file: LockFile) -> list[str]:
         for place in range(start, min(end, start + _MAX_CPUS)):
             match file.read_record(place - _CPUS):
                 case {"user": str(user), "pid": int(pid), "cpus": int(cpus), "memory": int(memory), "why": str(why)}:
-                    text = f"{user} (pid {pid}) has {_count(cpus)} and {format_size(memory)}"
+                    text = f"{user} (pid {pid}) has {_count(cpus)} and {_brief(memory)}"
                     owners[printable(f"{text}: {why}" if why else text)] = None
     return list(owners)
 
@@ -211,6 +211,14 @@ def _in_use(file: LockFile, owners: Sequence[str], ticket: int, most: int = 8) -
     if before:
         said.append(f"{before} waiting before this one")
     return "; ".join(said)
+
+
+def _brief(memory: int) -> str:
+    """As a target's file has it; what no file would say, such as all of the host's, to a tenth of a gigabyte."""
+    exact = format_size(memory)
+    if exact[-1] in "TGM":
+        return exact
+    return f"{memory / (1 << 30):.1f}G" if memory >= 1 << 30 else f"{memory / (1 << 20):.1f}M"
 
 
 def _count(cpus: int) -> str:

@@ -260,6 +260,15 @@ def test_the_deadline_says_who_has_what() -> None:
     assert "\x1b" not in message
 
 
+def test_who_has_the_whole_host_has_a_size_that_can_be_read() -> None:
+    with owner(1, M, exclusive=True), pytest.raises(InfraError) as caught, take(1, M, deadline=now()):
+        pass
+    assert f"has {CPUS} CPUs and {capacity().memory / (1 << 30):.1f}G" in caught.value.message
+    assert [budget._brief(size) for size in (64 * M, 4 << 30, 1536 * M, 23696309760, 100100 << 10, 5)] == (
+        ["64M", "4G", "1536M", "22.1G", "97.8M", "0.0M"]
+    )
+
+
 def test_a_killed_owner_frees_its_share_within_100_ms_though_a_child_lives_on() -> None:
     told: list[str] = []
     got: list[float] = []

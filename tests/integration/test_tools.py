@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -500,3 +503,24 @@ def test_an_overlay_with_a_missing_library_is_told_before_any_power(lab: Lab, tm
     (at_its_place / "libc.so.6").unlink()
     initrd.write_bytes(b"\x1f\x8b of a build that brings its own")
     assert with_suite(lab, build, "s").initrd != initrd, "nobody can look into it"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_verb_that_is_ended_says_so_and_leaves_nothing_half_made(lab: Lab, tmp_path: Path, number: signal.Signals) -> None:
+    recipe(lab, "hello", 'builder = "c"\n', hello=HELLO)
+    (tmp_path / "bin").mkdir()
+    slow = tmp_path / "bin/gcc"
+    slow.write_text(f'#!/bin/sh\ncase "$*" in *hello*) echo $$ >{tmp_path}/begun; exec sleep 60;; esac\nexec {shutil.which("gcc")} "$@"\n')
+    slow.chmod(0o755)
+    command = [str(Path(sys.executable).with_name("labctl")), "tools", "build", "hello"]
+    environment = {**os.environ, "PATH": f"{slow.parent}:{os.environ['PATH']}"}
+    with subprocess.Popen(command, cwd=lab.root, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 30
+        while not (begun := tmp_path / "begun").is_file() or not begun.read_text():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=10)
+    assert (process.returncode, said.splitlines()[-1]) == (130, "labctl: interrupted")
+    assert list((tmp_path / "cache/tmp").iterdir()) == []
+    assert not Path(f"/proc/{begun.read_text().strip()}").exists(), "the compiler has ended too"
