@@ -51,6 +51,7 @@ from labctl.machine.protocols import (
     Unplugs,
 )
 from labctl.machine.registry import Machine, assemble
+from labctl.machine.restarted import restarted
 from labctl.machine.transcript import ConsoleEnded, Transcript
 from labctl.machine.wires import Wire
 from labctl.model import Build, Channel, PowerState, Target, TargetConfig
@@ -383,14 +384,22 @@ class Session:
         self.ready()
         limit = Deadline.after(deadline) if isinstance(deadline, (int, float)) else deadline
         shell = self.machine.role(Shell)  # type: ignore[type-abstract]
+        began = self.transcript.size
         try:
             if not self._shell_open:
                 shell.open(limit)
                 self._shell_open = True
             return work(shell, limit)
-        except CommandFailed:
-            raise  # the machine is well, and has refused
+        except KernelCrash:
+            self._up = False
+            raise
         except (TargetFailure, ConsoleLost) as error:
+            on_console = not isinstance(shell, Files)
+            if not isinstance(error, ConsoleLost) and restarted(self.transcript, began, self.build.milestones, commands_on_it=on_console):
+                why = f"the machine has reset itself in the middle of {what}"
+                error = CommandFailed(why, target=self.target.name, tail=self.transcript.tail(10, began))
+            elif isinstance(error, CommandFailed):
+                raise  # the machine is well, and has refused
             self._up = False  # whatever comes next starts from a fresh boot
             raise explain(self.transcript, self._since, self._went_off(what, error)) from None
 

@@ -90,6 +90,27 @@ def test_an_agent_that_is_killed_for_good_is_told_when_the_time_is_over(session:
     assert not session.up
 
 
+def test_a_machine_that_resets_itself_is_told_and_booted_anew(debian: Build, tmp_path: Path) -> None:
+    """Its agent starts again with it: that is no agent that was killed."""
+    with machine(debian, tmp_path) as session:
+        with pytest.raises(CommandFailed, match=r"the machine has reset itself in the middle of 'reboot -f; sleep 50'"):
+            session.run("reboot -f; sleep 50")
+        assert session.run("echo back").output == "back\n"
+        assert len(session.boots) == 2, "what comes next starts from a fresh boot"
+
+
+def test_so_is_one_whose_commands_go_over_its_console(debian: Build, tmp_path: Path) -> None:
+    drivers = {"qemu": {"disk_bus": "none"}, "console_shell": {}}
+    config = {"schema": 1, "cpus": 1, "memory": "256M", "append": "console=ttyS0,115200", "drivers": drivers}
+    target = Target(machine_name("console"), TargetConfig.model_validate(config))
+    with Session(target, equipped(debian, target), tmp_path) as session:
+        session.run("dmesg")  # the banner is on the console again, and the machine was not reset
+        with pytest.raises(TargetHung, match=r"no answer within 1 s"):
+            session.run("dmesg; sleep 50", deadline=1)
+        with pytest.raises(CommandFailed, match=r"the machine has reset itself in the middle of 'reboot -f; sleep 50'"):
+            session.run("reboot -f; sleep 50", deadline=15)
+
+
 def test_the_same_over_a_second_serial_port(debian: Build, tmp_path: Path) -> None:
     with machine(debian, tmp_path, channel="serial") as session:
         assert session.run("echo out; echo err >&2; exit 3", check=False).stderr == "err\n"
