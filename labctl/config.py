@@ -165,7 +165,8 @@ def validate(model: type[M], data: Mapping[str, Any], where: str, prefix: str = 
 
 
 def _truths(model: type[BaseModel], data: Mapping[str, Any]) -> Iterator[tuple[list[str], object, str]]:
-    """Where ``true`` or ``false`` stands for a number: to Python, and so to pydantic, they are 1 and 0."""
+    """Where ``true`` or ``false`` stands for a number, or a number or a word for them: Python, and so pydantic, takes 1 for true, and
+    pydantic ``"off"`` for false."""
     for name, field in model.model_fields.items():
         key = field.alias or name
         if key in data:
@@ -173,6 +174,10 @@ def _truths(model: type[BaseModel], data: Mapping[str, Any]) -> Iterator[tuple[l
 
 
 def _truths_in(kinds: list[Any], value: Any, path: list[str]) -> Iterator[tuple[list[str], object, str]]:
+    if bool in kinds and Any not in kinds and isinstance(value, str | int | float) and not isinstance(value, bool):
+        if not ({str} if isinstance(value, str) else {int, float}).intersection(kinds):
+            yield path, value, _ALLOWED["bool"]
+        return
     if isinstance(value, bool):
         if bool not in kinds and Any not in kinds and {int, float}.intersection(kinds):
             yield path, value, _ALLOWED["int" if int in kinds else "float"]

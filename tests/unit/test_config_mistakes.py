@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from labctl.config import Lab, read_toml, validate
 from labctl.errors import ConfigError, Problem
-from labctl.model import LabConfig, MatrixConfig, Recipe, TargetConfig
+from labctl.machine import registry
+from labctl.model import LabConfig, MatrixConfig, Recipe, SuiteConfig, Target, TargetConfig
 
 TARGET = {"schema": 1, "cpus": 1, "memory": "64M", "drivers": {"qemu": {}}}
 
@@ -103,6 +104,10 @@ def test_no_text_upsets_the_reader(tmp_path_factory: pytest.TempPathFactory, tex
         (TargetConfig, {**TARGET, "boot": {"deadline": True}}, "f: boot.deadline: found True; a number"),
         (Recipe, {"builder": "deb", "icount_cpus": False}, "f: icount_cpus: found False; at least 1"),
         (Recipe, {"builder": "deb", "icount_cpus": True}, "f: icount_cpus: found True; a whole number"),
+        (SuiteConfig, {"warm": "yes"}, "f: warm: found 'yes'; true or false"),
+        (SuiteConfig, {"reuse": 0}, "f: reuse: found 0; true or false"),
+        (Recipe, {"builder": "deb", "initramfs": "off"}, "f: initramfs: found 'off'; true or false"),
+        (Recipe, {"builder": "deb", "initramfs": 1.0}, "f: initramfs: found 1.0; true or false"),
         (LabConfig, {"retries": True}, "f: retries: found True; a whole number"),
         (
             TargetConfig,
@@ -126,6 +131,28 @@ def test_a_wrong_value_is_said_in_the_words_of_the_file(model: Any, given: dict[
 def test_true_and_false_are_values_where_they_are_meant() -> None:
     assert validate(Recipe, {"builder": "deb", "initramfs": False, "options": {"deep": [True]}}, "f").options == {"deep": [True]}
     assert validate(TargetConfig, {**TARGET, "drivers": {"qemu": {"debug_exit": True}}}, "f").drivers["qemu"]["debug_exit"] is True
+
+
+@pytest.mark.parametrize("name", ["firmware_console", "debug_exit", "disk_slot", "icount_disk"])
+@pytest.mark.parametrize("value", ["yes", "true", "0", 1])
+def test_a_word_is_no_true_among_the_options_of_a_driver(name: str, value: object) -> None:
+    target = Target("t", validate(TargetConfig, {**TARGET, "drivers": {"qemu": {name: value}}}, "f"))
+    with pytest.raises(ConfigError, match=rf"drivers\.qemu\.{name}: found {value!r}; true or false"):
+        registry.check(target)
+
+
+def test_a_number_is_no_true_where_a_path_is_meant_too() -> None:
+    options = {"url": "https://bmc", "user": "u", "password": "env:X"}
+
+    def check(verify: object) -> None:
+        registry.check(Target("t", validate(TargetConfig, {**TARGET, "drivers": {"redfish": {**options, "verify": verify}}}, "f")))
+
+    with pytest.raises(ConfigError, match=r"drivers\.redfish\.verify: found 1; true or false"):
+        check(1)
+    for right in (False, "/etc/ca.pem"):
+        with pytest.raises(ConfigError) as caught:
+            check(right)
+        assert "verify" not in str(caught.value), "only that the target has no console"
 
 
 @pytest.mark.parametrize("path", ["lab.toml", "targets/x.toml", "kernel/x.toml", "kernel/x/build.toml", "matrix/x.toml"])
