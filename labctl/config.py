@@ -481,7 +481,19 @@ def _with_options(model: type[M], path: Path) -> M:
     builder = data.get("builder")
     if isinstance(builder, str) and builder in data and builder not in model.model_fields:
         data["options"] = data.pop(builder)
-    return validate(model, data, _shown(path))
+    try:
+        return validate(model, data, _shown(path))
+    except ConfigError as error:
+        # In a file that table has the builder's name.
+        own = f"[{builder}]" if isinstance(builder, str) else "the builder's own table"
+        known = [own if name == "options" else name for name in _keys_at(model, [])]
+        raise ConfigError([_at_the_top(problem, known) for problem in error.problems]) from None
+
+
+def _at_the_top(problem: Problem, known: list[str]) -> Problem:
+    if problem.found != "unknown key" or "." in problem.key:
+        return problem
+    return replace(problem, allowed=nearest(problem.key, known))
 
 
 def _shown(path: Path) -> str:

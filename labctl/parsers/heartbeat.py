@@ -27,6 +27,11 @@ class Beat:
     """Offset behind the line."""
 
     @property
+    def first(self) -> bool:
+        """Whether it is the first line, which is said at the first beat: there is no pause yet that it could tell of."""
+        return self.up == 0 and not self.last
+
+    @property
     def last(self) -> bool:
         """Whether it is of the end."""
         return self.beats is not None

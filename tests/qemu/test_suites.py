@@ -27,8 +27,8 @@ PLANTED = {
         esac"""
     },
     "soak_hang": {"heartbeat": 'exec $REAL "$@" --stop-after 2'},
-    "soak_crash": {"load": '(sleep 2; echo c >/proc/sysrq-trigger) & exec $REAL "$@"'},
-    "soak_reset": {"load": "sleep 2; reboot -f"},
+    "soak_crash": {"load": '(sleep 3; echo c >/proc/sysrq-trigger) & exec $REAL "$@"'},
+    "soak_reset": {"load": "sleep 3; reboot -f"},
     "soak_wrong": {"load": 'exec $REAL "$@" --flip'},
     "soak_healthy": {},
 }
@@ -104,6 +104,7 @@ def test_each_check_can_fail(lab: TemporaryLab, tools: Path) -> None:
             assert of["uptime.failures"] == [float(broke)], suite
             assert (of["uptime.seconds"][0] < 5) == broke, f"{suite}: {of}"
             assert of["uptime.gap"], f"{suite}: what was said before the end is kept"
+            assert min(of["uptime.gap"]) > 0, f"{suite}: the first beat has none before it"
 
     keys = {cell["cell"]["suite"]: cell["key"] for cell in shown["cells"]}
     assert keys["memory"], "what passed need not be run again"

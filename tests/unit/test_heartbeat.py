@@ -24,6 +24,7 @@ def test_its_lines_are_found_between_others() -> None:
         (7.4, 5.803, 57, 17),
     ]
     assert found[-1].end == len(SAID)
+    assert [(beat.first, beat.last) for beat in found] == [(True, False), (False, False), (False, False), (False, True)]
 
 
 def test_a_line_counts_when_it_is_whole() -> None:

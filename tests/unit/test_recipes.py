@@ -47,6 +47,21 @@ def test_the_recipes_of_the_repository_are_right() -> None:
         builders()[found.builder].options.model_validate(found.options)
 
 
+def test_an_unknown_table_is_told_the_name_of_the_builders_own(lab: Lab) -> None:
+    """Not that of the field which it becomes."""
+    (lab.root / "guest/tools").mkdir(parents=True)
+    (lab.root / "guest/tools/t.toml").write_text('schema = 1\nbuilder = "c"\n[deb]\npackages = ["x"]\n')
+    with pytest.raises(ConfigError) as caught:
+        lab.tool("t")
+    assert str(caught.value) == "guest/tools/t.toml: deb: unknown key; known: [c], builder, description, schema"
+    recipe(lab, 'builder = "path"\ntag = ["x"]\n[deb]\npackage = "x"\n')
+    with pytest.raises(ConfigError) as caught:
+        lab.recipe("mine")
+    told = {problem.key: problem.allowed for problem in caught.value.problems}
+    assert told["deb"].startswith("known: [path], append, arch, ")
+    assert told["tag"].startswith("did you mean 'tags'? (known: [path], append, ")
+
+
 def test_the_builders_are_found_by_name() -> None:
     assert set(builders()) == {"deb", "make", "path", "rust", "xen"}
 
