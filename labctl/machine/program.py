@@ -7,6 +7,7 @@ it, what was reported until then is there.
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -62,7 +63,11 @@ def run_program(
     told = ended.output.encode()
     ending = _STATUS.search(told)
     report = language.parse(told[: ending.start() + 1] if ending else told)
-    why = _odd_ending(int(ending[1]), report, language) if ending else _no_ending(ended.status)
+    flooded = ended.status == 0 and len(told) > MOST_OUTPUT // 2  # `head` has read what it may, and closed
+    if not ending and not flooded:  # that shell is dead too: the console may have been told more
+        shown = language.parse(_KERNEL_MESSAGE.sub(b"", session.transcript.read(since)))
+        report = shown if len(shown.results) > len(report.results) else report
+    why = _odd_ending(int(ending[1]), report, language) if ending else _no_ending(ended.status, flooded)
     if why:
         report = replace(report, problems=(*report.problems, why))
     take(report, _times(session, since, began_ns, language, report))
@@ -71,11 +76,13 @@ def run_program(
 
 def _echoed(command: str) -> str:
     # The console may be nobody's to write to: then the report is lost with the machine, and no more.
-    return f"{{ ({command}) 2>&1; printf '\\n# exit status %s\\n' $?; }} | tee /dev/console 2>/dev/null | head -c {MOST_OUTPUT}"
+    # A shell of its own: what kills that (`kill $$`) leaves the one that tells how it ended.
+    own = f"sh -c {shlex.quote(command)}"
+    return f"{{ {own} 2>&1; printf '\\n# exit status %s\\n' $?; }} | tee /dev/console 2>/dev/null | head -c {MOST_OUTPUT}"
 
 
-def _no_ending(status: int) -> str:
-    if status == 0:  # `head` has read what it may, and closed
+def _no_ending(status: int, flooded: bool) -> str:
+    if flooded:
         return f"it says more than {MOST_OUTPUT >> 20} MiB: the rest is not read"
     return f"the shell that ran the program ended with {status} before it: how the program ended is not known"
 

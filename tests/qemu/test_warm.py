@@ -116,7 +116,13 @@ def test_in_a_run(lab: TemporaryLab) -> None:
         "well": """def test_well(shell, target, ktap):
     assert shell('echo hi') == 'hi'
     assert not ktap("printf 'TAP version 13\\\\n1..1\\\\nok 1 alive\\\\n'").wrong
-    assert "the shell that ran the program ended with 137" in ktap("kill -9 $$").wrong
+    begins = "printf 'TAP version 13\\\\n1..2\\\\nok 1 alive\\\\n'; "
+    own = ktap(begins + "kill -9 $$")
+    assert [result.name for result in own.results] == ['alive']
+    assert "no test failed, but the program was killed by signal 9" in own.wrong
+    whole = ktap(begins + "sleep 1; kill -9 $(cut -d' ' -f4 /proc/$PPID/stat); sleep 9")
+    assert [result.name for result in whole.results] == ['alive']
+    assert "the shell that ran the program ended with 137" in whole.wrong
     assert target.copied
 """,
         "only": "def test_only(shell, target):\n    assert not target.copied, 'a copy'\n",
