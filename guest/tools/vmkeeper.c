@@ -11,8 +11,8 @@
  *   vmkeeper clock                        `monotonic=NS realtime=NS`
  *   vmkeeper audit FILE WHO VERB VM RESULT   one more line of JSON at the end of FILE
  *
- * The console is the program's standard input and output: pipes, which hold a MiB. A socket is full after some 280 bytes if they come one
- * by one, as QEMU's serial port gives them, and what a Linux's console says then is lost. Times are CLOCK_MONOTONIC's in ns. Of a console that says a lot the last MOST bytes
+ * A word `{console}` in the program's words becomes the number of a descriptor, a stream socket that is the VM's console; without one the
+ * console is the program's standard input and output. Times are CLOCK_MONOTONIC's in ns. Of a console that says a lot the last MOST bytes
  * are kept: offsets go on counting. RESTARTS: how often it is started again when it ends
  * by itself and its status is not 0.
  *
@@ -114,7 +114,9 @@ static uint64_t find(uint64_t *from, const char *text)
 /* --- the program --------------------------------------------------------------------------------------------------- */
 
 static char **program;
-static int child_console = -1, child_typed = -1, child_said = -1;
+static char *console_word; /* where the descriptor's number belongs */
+static int console_at = -1;
+static int child_console = -1, child_said = -1;
 static pid_t child;
 static int64_t started_ns, ended_ns, first_ns; /* first_ns: the first byte after the last start */
 static int starts, restarts_left, ended_how, ending;
@@ -123,10 +125,10 @@ static size_t said_length;
 
 static int spawn(void)
 {
-	int says[2], hears[2], voice[2], tells[2];
-	if (pipe2(says, O_CLOEXEC) || pipe2(hears, O_CLOEXEC) || pipe2(voice, O_CLOEXEC) || pipe2(tells, O_CLOEXEC))
+	int pair[2], voice[2], tells[2];
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) || pipe2(voice, O_CLOEXEC) || pipe2(tells, O_CLOEXEC))
 		return errno;
-	fcntl(says[0], F_SETPIPE_SZ, MOST);
+	char number[16];
 	started_ns = now_ns(CLOCK_MONOTONIC);
 	first_ns = 0;
 	child = fork();
@@ -140,29 +142,35 @@ static int spawn(void)
 		int adjust = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 		if (adjust < 0 || write(adjust, "0", 1) != 1)
 			dprintf(voice[1], "vmkeeper: oom_score_adj stays\n");
-		dup2(hears[0], 0);
-		dup2(says[1], 1);
+		int nothing = open("/dev/null", O_RDWR);
+		dup2(console_at < 0 ? pair[1] : nothing, 0);
+		dup2(console_at < 0 ? pair[1] : voice[1], 1);
 		dup2(voice[1], 2);
-		signal(SIGPIPE, SIG_DFL);
+		if (console_at >= 0) {
+			int given = fcntl(pair[1], F_DUPFD, 10);
+			char *word;
+			snprintf(number, sizeof number, "%d", given);
+			if (asprintf(&word, "%.*s%s%s", (int)(console_word - program[console_at]), program[console_at], number,
+				     console_word + strlen("{console}")) < 0)
+				_exit(127);
+			program[console_at] = word;
+		}
 		execvp(program[0], program);
 		int why = errno;
 		if (write(tells[1], &why, sizeof why) != sizeof why)
 			_exit(126);
 		_exit(127);
 	}
-	close(says[1]);
-	close(hears[0]);
+	close(pair[1]);
 	close(voice[1]);
 	close(tells[1]);
 	int why = 0;
 	if (read(tells[0], &why, sizeof why) != sizeof why)
 		why = 0;
 	close(tells[0]);
-	child_console = says[0];
-	child_typed = hears[1];
+	child_console = pair[0];
 	child_said = voice[0];
 	fcntl(child_console, F_SETFL, O_NONBLOCK);
-	fcntl(child_typed, F_SETFL, O_NONBLOCK);
 	fcntl(child_said, F_SETFL, O_NONBLOCK);
 	starts++;
 	return why;
@@ -306,7 +314,7 @@ static void type(struct client *client, const char *hex)
 		tell(client, 2, "no bytes in hex");
 	else if (child_console < 0)
 		tell(client, 1, "ended");
-	else if (write(child_typed, data, length) == (ssize_t)length)
+	else if (send(child_console, data, length, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)length)
 		tell(client, 0, "typed");
 	else
 		tell(client, 1, "full");
@@ -386,8 +394,7 @@ static void reap(void)
 		close(child_console);
 	if (child_said >= 0)
 		close(child_said);
-	close(child_typed);
-	child_console = child_typed = child_said = -1;
+	child_console = child_said = -1;
 	if (!ending && ended_how && restarts_left > 0) {
 		restarts_left--;
 		if (spawn())
@@ -456,6 +463,12 @@ static int start(const char *folder, const char *restarts, char **words)
 	struct sockaddr_un address;
 	program = words;
 	restarts_left = atoi(restarts);
+	for (int i = 0; words[i]; i++) {
+		if ((console_word = strstr(words[i], "{console}"))) {
+			console_at = i;
+			break;
+		}
+	}
 	if (!address_of(folder, &address))
 		return failed(2, "the folder's path is too long");
 	if (chdir(folder))
@@ -494,7 +507,6 @@ static int start(const char *folder, const char *restarts, char **words)
 	sigemptyset(&children);
 	sigaddset(&children, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &children, NULL);
-	signal(SIGPIPE, SIG_IGN); /* of a program that no longer listens */
 	int signals = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
 	int why = spawn();
 	if (why) {

@@ -12,12 +12,12 @@ from labctl.hypervisor.protocols import VmDisk, VmNic, VmSpec
 
 
 def arguments(spec: VmSpec, folder: str, incoming: str = "") -> list[str]:
-    """The program and its words. Its console is its standard input and output. ``incoming``: what ``-incoming`` is told."""
+    """The program and its words; ``{console}`` stands for the descriptor that is its console. ``incoming``: what ``-incoming`` is told."""
     words = [
         *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-name", spec.name),
         *("-machine", "pc", "-accel", "kvm", "-cpu", "host", "-smp", str(spec.cpus), "-m", f"{spec.memory // 1024}K"),
         *("-kernel", spec.kernel, "-append", spec.append),
-        *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
+        *("-chardev", "socket,id=console,fd={console}", "-serial", "chardev:console"),
         *("-qmp", f"unix:{monitor(folder)},server=on,wait=off"),
     ]
     if spec.initrd:
