@@ -22,7 +22,7 @@ def test_linux(linux, build):
 def test_disk(hypervisor, linux):
     """A disk that is attached is seen with its size, keeps what is written on it, and is gone when it is detached."""
     hypervisor.attach_disk(linux.name, VmDisk("data", size=SIZE), soon())
-    seen = linux.awaits(f"grep -lx {SIZE // 512} /sys/block/*/size")
+    seen = linux.awaits(f"grep -slx {SIZE // 512} /sys/block/*/size")  # -s: until then there may be none at all
     assert seen.startswith("/sys/block/"), "the guest does not see its disk"
     device = seen.split("/")[3]
     linux.run(f"echo hello-from-the-guest >/tmp/a; dd if=/tmp/a of=/dev/{device} conv=sync,fsync bs=512 2>/dev/null")
