@@ -32,7 +32,7 @@ def copy_of_the_suite(lab: TemporaryLab, *tests: str) -> Path:
     """Only some of its files: what they need in the machine is laid over it here."""
     folder = lab.root / "suites/storage"
     folder.mkdir(parents=True)
-    for name in ("conftest.py", *tests):
+    for name in ("conftest.py", "storage_settings.py", *tests):
         shutil.copy(SUITE / name, folder)
     return folder
 
