@@ -20,7 +20,7 @@ matrix:
 
 test:
 	@scripts/bootstrap test
-	@.venv/bin/python -m pytest -n 2 $(ARGS)
+	@.venv/bin/python -m pytest -n 3 $(ARGS)
 
 bench:
 	@scripts/bootstrap
