@@ -105,11 +105,12 @@ def test_ten_times_on_and_off(bench: Bench) -> None:
     """No descriptor, thread or process stays behind."""
     bench.power.on(bench.deadline())
     bench.power.off(bench.deadline())
+    time.sleep(0.5)  # a thread that has been joined leaves /proc a moment later
     before = _held()
     for _ in range(10):
         bench.power.on(bench.deadline())
         bench.power.off(bench.deadline())
-    end = time.monotonic() + 1  # a thread that has been joined leaves /proc a moment later
+    end = time.monotonic() + 1
     while _held() != before and time.monotonic() < end:
         time.sleep(0.01)
     assert _held() == before
