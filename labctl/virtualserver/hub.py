@@ -68,11 +68,29 @@ class _Listener:
         self._writer.close()
 
 
+class _Typing(asyncio.BaseProtocol):
+    """Whether a machine takes what is typed at it."""
+
+    def __init__(self) -> None:
+        self.room = asyncio.Event()
+        self.room.set()
+
+    def pause_writing(self) -> None:
+        self.room.clear()
+
+    def resume_writing(self) -> None:
+        self.room.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.room.set()
+
+
 class Hub:
     def __init__(self, log: Path) -> None:
         self._log = log.open("ab", buffering=0)
         self._listeners: set[_Listener] = set()
         self._machine: asyncio.WriteTransport | None = None
+        self._typing = _Typing()
         self._reading: asyncio.Task[None] | None = None
         self.heard = asyncio.Event()
         """Set by each chunk that the machine says."""
@@ -93,7 +111,7 @@ class Hub:
         loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
         said, typed = os.fdopen(serial.reads, "rb", buffering=0), os.fdopen(serial.writes, "wb", buffering=0)
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), said)
-        self._machine, _ = await loop.connect_write_pipe(asyncio.Protocol, typed)
+        self._machine, self._typing = await loop.connect_write_pipe(_Typing, typed)
         self._reading = asyncio.create_task(self._tell(reader))
 
     async def detach(self) -> None:
@@ -123,8 +141,7 @@ class Hub:
         try:
             with suppress(OSError):
                 while data := await reader.read(CHUNK):
-                    while self._machine is not None and self._machine.get_write_buffer_size() > CHUNK:
-                        await asyncio.sleep(0.01)  # it does not listen: nor do we
+                    await self._typing.room.wait()  # where it does not listen, nor do we
                     if self._machine is not None:
                         self._machine.write(data)
         finally:

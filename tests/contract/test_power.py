@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -104,8 +105,12 @@ def test_reset_of_a_machine_that_is_off_is_refused(bench: Bench) -> None:
 def test_ten_times_on_and_off(bench: Bench) -> None:
     """No descriptor, thread or process stays behind."""
     bench.power.on(bench.deadline())
+    helpers = {thread.native_id for thread in threading.enumerate()}
     bench.power.off(bench.deadline())
-    time.sleep(0.5)  # a thread that has been joined leaves /proc a moment later
+    ended = helpers - {thread.native_id for thread in threading.enumerate()}
+    end = time.monotonic() + 5  # a thread that has been joined leaves /proc a moment later
+    while any(Path(f"/proc/self/task/{each}").exists() for each in ended) and time.monotonic() < end:
+        time.sleep(0.01)
     before = _held()
     for _ in range(10):
         bench.power.on(bench.deadline())
