@@ -1,4 +1,4 @@
-"""One cell of the suite `storage`, run as a user does, and what it left."""
+"""One cell of the suite `storage` or `integrity`, run as a user does, and what it left."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class Cell:
 def run(tests: str, *arguments: str, **settings: str) -> Cell:
     """``tests``: an expression for pytest's ``-k``; ``settings``: the suite's environment variables."""
     with tempfile.TemporaryDirectory(prefix="labctl-bench-") as results:
-        command = [sys.executable, "-m", "pytest", "-q", "suites/storage", "-k", tests, "--results", results, *arguments]
+        suites = ["suites/storage", "suites/integrity"]
+        command = [sys.executable, "-m", "pytest", "-q", *suites, "-k", tests, "--results", results, *arguments]
         done = subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
         samples = []
         for table in Path(results).rglob("samples.csv"):

@@ -474,7 +474,7 @@ class Session:
 
     def unplug_disk(self, *, deadline: float = POWER_DEADLINE) -> None:
         """Take the disk out while the machine is on; it is back at the next power-on. ManagementError."""
-        self.booted()
+        self.ready()
         if not isinstance(self.machine.power, Unplugs):
             raise ManagementError("no driver of the target can take its disk out", target=self.target.name)
         self.transcript.note("disk taken out")

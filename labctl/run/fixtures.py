@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import shlex
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from labctl.deadline import Deadline
+from labctl.errors import CommandFailed
 from labctl.hypervisor.protocols import Hypervisor
 from labctl.hypervisor.registry import driver as hypervisor_driver
 from labctl.machine.boot import Boot
@@ -31,8 +34,9 @@ if TYPE_CHECKING:
     from labctl.store.writer import AttemptWriter
 
 FIXTURES = (
-    *("cell", "build", "target", "booted", "shell", "machines", "shells", "console", "hypervisor", "hypervisors", "keep_vm"),
-    *("record", "record_boot", "record_histogram", "selftests", "ktap", "ltp", "soak", "keep_file"),
+    *("cell", "build", "target", "booted", "shell", "needs", "disk", "machines", "shells", "console"),
+    *("hypervisor", "hypervisors", "keep_vm", "record", "record_boot", "record_histogram"),
+    *("selftests", "ktap", "ltp", "soak", "keep_file"),
 )
 
 
@@ -121,6 +125,32 @@ def shell(target: Session) -> Commands:
         pytest.skip("needs a shell: no driver of the target gives one")
     target.ready()
     return Commands(target)
+
+
+@pytest.fixture
+def needs(shell: Commands) -> Callable[..., None]:
+    """``needs("mkfs.xfs", "fio")``: skip where the machine does not have one of those programs."""
+
+    def look(*programs: str) -> None:
+        for program in programs:
+            if shell.run(f"command -v {shlex.quote(program)}", check=False).status != 0:
+                pytest.skip(f"{program} is not in the machine")
+
+    return look
+
+
+@pytest.fixture
+def disk(target: Session, shell: Commands) -> str:
+    """The device file of the disk that the target's file describes: told by its size, to the byte, so that no other is written to."""
+    if target.config.disk is None:
+        pytest.skip("needs a disk: the target's file gives none")
+    lines = shell("cd /sys/block; for d in *; do echo $d $(cat $d/size); done")
+    found = re.findall(r"^(?!loop|ram)(\S+) (\d{1,15})$", lines, re.MULTILINE)
+    ours = [name for name, sectors in found if int(sectors) * 512 == target.config.disk]
+    if len(ours) != 1:
+        seen = ", ".join(f"{name} of {int(sectors) * 512}" for name, sectors in found)[:300]
+        raise CommandFailed(f"one disk must be of {target.config.disk} bytes; the machine has {seen or 'none'}", target=target.name)
+    return f"/dev/{ours[0]}"
 
 
 @pytest.fixture

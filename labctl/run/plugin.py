@@ -244,6 +244,7 @@ class WorkerHooks:
 
     def __init__(self, controller: Controller) -> None:
         self.prepared = controller.prepared
+        self.controller = controller
         self.scheduling: CellScheduling | None = None
 
     @pytest.hookimpl
@@ -259,6 +260,7 @@ class WorkerHooks:
             order=[cell.id for cell in self.prepared.cells],
             cpus={cell.id: cpus[cell.target, cell.channel] for cell in self.prepared.cells},
             capacity=len(budget.capacity().cpus),
+            refused=lambda: bool(self.controller.collection_errors),
         )
         return self.scheduling
 
@@ -273,7 +275,7 @@ class Idle(pytest.Item):
 def _why_not_collected(report: pytest.CollectReport) -> str:
     """A file's own mistake without the machinery that found it: pytest marks the lines that tell it with an E."""
     text = str(report.longrepr)
-    told = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
+    told = [line[1:].strip().removeprefix("labctl.errors.ConfigError: ") for line in text.splitlines() if line.startswith("E ")]
     return f"{report.nodeid}: " + "\n  ".join(told) if told else text
 
 

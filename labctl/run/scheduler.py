@@ -10,7 +10,7 @@ A worker that dies costs one cell: what was left of the cell is tried once more 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -39,12 +39,14 @@ class CellScheduling:
     """xdist's ``Scheduling`` protocol (scheduler/protocol.py) over cells.
 
     ``order``: ids of the cells, longest first. ``cpus``: cell id → host CPUs it takes. ``capacity``: CPUs of the host.
-    ``cell_of``: node id of a test → id of its cell, or None.
+    ``refused``: whether a file of the suites cannot be read, once they have been collected: then no cell is begun. A worker of xdist's
+    would run what it could collect, where pytest alone stops.
     """
 
     order: Sequence[str]
     cpus: Mapping[str, int]
     capacity: int
+    refused: Callable[[], bool] = lambda: False
     lost: list[str] = field(default_factory=list)
     """Cells given up because a worker died in them twice."""
 
@@ -85,7 +87,7 @@ class CellScheduling:
             for index, nodeid in enumerate(self._collection):
                 if (cell := cell_in(nodeid, self.cpus)) is not None:
                     by_cell.setdefault(cell, []).append(index)
-            self._queue = [_Job(cell, by_cell[cell]) for cell in self.order if cell in by_cell]
+            self._queue = [] if self.refused() else [_Job(cell, by_cell[cell]) for cell in self.order if cell in by_cell]
         elif list(collection) != self._collection:
             # Suite files changed under a run: this worker's indices would mean other tests.
             self._stopped.add(id(node))

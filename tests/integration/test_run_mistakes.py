@@ -14,20 +14,45 @@ WARM = "schema = 1\nwarm = true\n"
 
 
 def test_a_setting_that_is_none(lab: TemporaryLab) -> None:
-    """As the user's shell has it: the suite's own conftest reads it. Lines, and no trace into the suite."""
+    """As the user's shell has it: the suite's own conftest reads it, or its tests do. Lines, and no trace into the suite."""
     lab.suite("storage", "def test_nothing(fio):\n    pass\n")
-    for name in ("conftest.py", "storage_settings.py"):
-        shutil.copy(SUITES / "storage" / name, lab.root / "suites/storage" / name)
-    ran = lab.labctl("run", "matrix", STORAGE_SECONDS="abc", STORAGE_SIZE="0", STORAGE_CUTS="-3")
+    lab.suite("integrity", "def test_nothing():\n    pass\n")
+    for suite, files in {
+        "storage": ("conftest.py", "storage_settings.py"),
+        "integrity": ("test_power_cuts.py", "integrity_settings.py"),
+    }.items():
+        for name in files:
+            shutil.copy(SUITES / suite / name, lab.root / "suites" / suite / name)
+    ran = lab.labctl("run", "matrix", STORAGE_SECONDS="abc")
     assert ran.status == 2, ran.err
-    assert ran.err.splitlines()[-3:] == [
-        "labctl: environment: STORAGE_SECONDS: found 'abc'; a number of seconds, from 1 to 86400",
-        "environment: STORAGE_SIZE: found '0'; a size such as 512M or 4G, at least 1M",
-        "environment: STORAGE_CUTS: found '-3'; a whole number of power cuts, from 1 to 1000",
-    ]
+    assert ran.err.splitlines()[-1] == "labctl: environment: STORAGE_SECONDS: found 'abc'; a number of seconds, from 1 to 86400"
     assert "Traceback" not in ran.err
     assert "conftest" not in ran.err
     assert (lab.runs[-1] / "end.json").exists(), "no run that seems to go on"
+
+    ran = lab.labctl("run", "matrix", STORAGE_SIZE="0", STORAGE_CUTS="-3")
+    assert ran.status == 2, ran.err
+    assert ran.err.splitlines()[-3:] == [
+        "labctl: a suite cannot be read:",
+        "suites/integrity/test_power_cuts.py: environment: STORAGE_SIZE: found '0'; a size such as 512M or 4G, at least 1M",
+        "  environment: STORAGE_CUTS: found '-3'; a whole number of power cuts, from 1 to 1000",
+    ]
+
+
+def test_what_could_be_read_is_not_run_without_the_rest(lab: TemporaryLab, tmp_path: Path) -> None:
+    """One file of one suite cannot be read: no cell is begun, not even of other suites."""
+    ran = tmp_path / "ran"
+    lab.suite("well", f"def test_well():\n    open({str(ran)!r}, 'w')\n")
+    lab.suite("broken", "def test_here(:\n")
+    refused = lab.labctl("run", "matrix")
+    assert refused.status == 2, refused.err
+    assert "a suite cannot be read" in refused.err
+    assert "test_broken.py" in refused.err
+    assert not ran.exists()
+    assert not list(lab.runs[-1].glob("cells/*/*")), "no attempt"
+    lab.suite("broken", "def test_here():\n    pass\n")
+    assert lab.labctl("run", "matrix").status == 0
+    assert ran.exists()
 
 
 @pytest.mark.parametrize("fixture", ["booted", "record_boot", "console", "selftests"])

@@ -1,5 +1,5 @@
-"""The suite `storage` on real machines: power cuts on a disk that loses what was not flushed, and on one that lies; a disk taken out;
-reports of fio's that are none; a machine that dies under a job; a host without room."""
+"""The suites `storage` and `integrity` on real machines: power cuts on a disk that loses what was not flushed, and on one that lies; a disk
+taken out; reports of fio's that are none; a machine that dies under a job; a host without room."""
 
 from __future__ import annotations
 
@@ -25,15 +25,14 @@ from tests.temporary_lab import TARGET, TemporaryLab
 pytestmark = pytest.mark.qemu
 
 REPOSITORY = Path(__file__).parents[2]
-SUITE = REPOSITORY / "suites/storage"
 
 
-def copy_of_the_suite(lab: TemporaryLab, *tests: str) -> Path:
+def copy_of(suite: str, lab: TemporaryLab, *files: str) -> Path:
     """Only some of its files: what they need in the machine is laid over it here."""
-    folder = lab.root / "suites/storage"
+    folder = lab.root / "suites" / suite
     folder.mkdir(parents=True)
-    for name in ("conftest.py", "storage_settings.py", *tests):
-        shutil.copy(SUITE / name, folder)
+    for name in files:
+        shutil.copy(REPOSITORY / "suites" / suite / name, folder)
     return folder
 
 
@@ -66,7 +65,7 @@ def outcomes(lab: TemporaryLab, cell: int = 0) -> dict[str, tuple[str, str]]:
 
 def test_what_was_promised_is_there_and_a_lying_disk_is_found(lab: TemporaryLab) -> None:
     """The same test, cut and all, on both: it must pass where the disk is honest, and must fail where it is not."""
-    overlay = copy_of_the_suite(lab, "test_power_cuts.py") / "overlay"
+    overlay = copy_of("integrity", lab, "integrity_settings.py", "test_power_cuts.py") / "overlay"
     for program in ("mkfs.ext4", "e2fsck"):
         install(program, overlay)
     source = REPOSITORY / "guest/tools/cutwriter.c"
@@ -78,7 +77,7 @@ def test_what_was_promised_is_there_and_a_lying_disk_is_found(lab: TemporaryLab)
     for backend, name in names.items():
         text = TARGET.replace("cpus = 1", 'cpus = 1\ndisk = "64M"\ntags = ["scratch-disk", "power-cut"]')
         lab.write(f"targets/{name}.toml", text.replace('disk_bus = "none"', f'disk_backend = "{backend}"'))
-    ran = lab.run("--suite", "storage", "--target", names["volatile"], "--target", names["lying"], seconds=300, STORAGE_CUTS="1")
+    ran = lab.run("--suite", "integrity", "--target", names["volatile"], "--target", names["lying"], seconds=300, STORAGE_CUTS="1")
     cells = {cell["target"]: cell for cell in ran.data["cells"]}
     honest, lying = cells[names["volatile"]], cells[names["lying"]]
     assert honest["outcome"] == "pass", ran.err
@@ -126,7 +125,7 @@ def test_the_machine_is_booted_again(shell):
 
 
 def test_jobs_that_go_wrong(lab: TemporaryLab) -> None:
-    folder = copy_of_the_suite(lab)
+    folder = copy_of("storage", lab, "conftest.py", "storage_settings.py")
     lab.write("suites/storage/test_jobs.py", JOBS)
     lab.write("suites/storage/overlay/usr/bin/fio", FIO).chmod(0o755)
     for name, recorded in {"fio": "randrw-qd8", "terminated": "terminated"}.items():
@@ -148,6 +147,23 @@ def test_jobs_that_go_wrong(lab: TemporaryLab) -> None:
     assert told["test_the_machine_is_booted_again"] == ("pass", "")
     assert len(samples(lab)[lab.target, "storage.iops"]) == 1, "what was taken before is kept"
     assert ran.data["cells"][0]["reason"].startswith("Kernel panic"), "the most specific cause speaks for the cell"
+
+
+def test_which_disk_is_overwritten(lab: TemporaryLab) -> None:
+    """The one of the size that the target's file gives; a machine without it, and a target without any, are told apart."""
+    lab.suite("storage", "def test_it(disk, needs):\n    needs('sh')\n    assert disk == '/dev/nvme0n1'\n    needs('nowhere')\n")
+    one, none, other = (machine_name(name) for name in ("one", "none", "other"))
+    with_disk = TARGET.replace("cpus = 1", 'cpus = 1\ndisk = "64M"')
+    lab.write(f"targets/{one}.toml", with_disk.replace('disk_bus = "none"', 'disk_bus = "nvme"'))
+    lab.write(f"targets/{none}.toml", TARGET)
+    lab.write(f"targets/{other}.toml", with_disk)
+    ran = lab.run("--suite", "storage", "--target", one, "--target", none, "--target", other, seconds=240)
+    told = {cell["target"]: (cell["outcome"], cell["reason"]) for cell in ran.data["cells"]}
+    assert told == {
+        one: ("skip", "nowhere is not in the machine"),
+        none: ("skip", "needs a disk: the target's file gives none"),
+        other: ("fail", "one disk must be of 67108864 bytes; the machine has none"),
+    }
 
 
 # --- a machine's disk on its host ------------------------------------------------------------------------------------------

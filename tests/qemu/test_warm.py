@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from labctl.build.obtain import obtain
+from labctl.config import Lab
 from labctl.errors import ConfigError
 from labctl.machine.session import Session
 from labctl.machine.warm import KeptMachines, WarmStart, _seals
@@ -104,6 +106,53 @@ def test_a_state_that_qemu_does_not_take(
         assert not session.up
         assert not list(tmp_path.glob("*.qcow2")), "nothing that a boot would take for its disk"
     assert [path for path in kept.root.iterdir() if path.is_dir()] == [], "it is made anew by who wants it next"
+
+
+VIRTIO_DISK = """schema = 1
+builder = "deb"
+
+[deb]
+package = "linux-image-6.1.*-cloud-amd64"
+modules = ["virtio_pci", "virtio_blk"]
+"""
+
+
+def test_a_disk_that_loses_what_was_not_flushed(kept: KeptMachines, tmp_path: Path) -> None:
+    """Each copy begins with what was kept, in a file of its own: what a power cut takes from one is missing there, and nowhere else."""
+    config = {
+        "schema": 1,
+        "cpus": 1,
+        "memory": "192M",
+        "disk": "64M",
+        "append": "console=ttyS0,115200",
+        "boot": {"deadline": 60, "silence": 30},
+        "drivers": {"qemu": {"disk_bus": "virtio", "disk_backend": "volatile", "disk_filesystem": "ext4"}, "agent": {}},
+    }
+    target = Target(machine_name("volatile"), TargetConfig.model_validate(config))
+    (tmp_path / "lab/kernel").mkdir(parents=True)
+    (tmp_path / "lab/lab.toml").write_text("schema = 1\n")
+    (tmp_path / "lab/kernel/disk.toml").write_text(VIRTIO_DISK)
+    build = equipped(obtain(Lab.find(tmp_path / "lab"), "disk", progress=print), target)
+    told: list[str] = []
+
+    def copy(stack: ExitStack, name: str) -> Session:
+        (tmp_path / name).mkdir()
+        starter = WarmStart(lambda how, why: told.append(f"{how} {why}".strip()), kept)
+        return stack.enter_context(Session(target, build, tmp_path / name, starter=starter))
+
+    identity = "dd if=/dev/vda bs=1 skip=1128 count=16 2>/dev/null | od -An -tx1"  # the file system's, drawn when it was made
+    with ExitStack() as stack:
+        one, two = copy(stack, "one"), copy(stack, "two")
+        assert len(set((made := one.run(identity).output).split())) > 4, "a random number"
+        one.run("yes flushed | dd of=/dev/vda bs=1M seek=8 count=1 conv=fsync iflag=fullblock")
+        one.run("yes cached | dd of=/dev/vda bs=1M seek=16 count=4 oflag=direct iflag=fullblock")
+        one.cut_power()
+        assert " sectors in the disk's cache " in (tmp_path / "one/console.marks.jsonl").read_text()
+        assert two.run(identity).output == made, "not made anew"
+        assert "flushed" not in two.run("dd if=/dev/vda bs=1M skip=8 count=1 2>/dev/null").output
+        assert told == ["copy", "copy"]
+        one.boot()
+        assert one.run("dd if=/dev/vda bs=1M skip=8 count=1 2>/dev/null | sort -u").output == "flushed\n"
 
 
 WARM = "schema = 1\nwarm = true\n"

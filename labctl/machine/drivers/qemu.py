@@ -28,7 +28,7 @@ from labctl.deadline import Deadline, DeadlineExpired
 from labctl.errors import ConsoleLost, DeployError, ManagementError, PowerError, Problem
 from labctl.machine import icount, qemu_network, qemudisk, qemuimage
 from labctl.machine.protocols import DriverContext
-from labctl.machine.qemucopy import DISK, Kept, disk_over, emulator, processor
+from labctl.machine.qemucopy import DISK, Kept, disk_copy, disk_over, emulator, processor
 from labctl.machine.qemudisk import Backend, Bus, Disk
 from labctl.machine.qemuend import ending
 from labctl.machine.qemumachine import (
@@ -343,8 +343,8 @@ class Qemu:
     def why_not(self) -> str:
         if self.context.wires:
             return "it has cables to other machines"
-        if self._disk is not None and self.disk_backend not in ("file", "null"):
-            return f"its disk is {self.disk_backend}"
+        if self._disk is not None and self.disk_backend == "lying":
+            return "its disk flushes too late: what is kept of it would not be what the machine wrote"
         return 'QEMU cannot copy an NVMe disk: disk_bus = "virtio" or "none"' if self._disk is not None and self.disk_bus == "nvme" else ""
 
     def identity(self, build: Build, append: str) -> str:
@@ -367,9 +367,7 @@ class Qemu:
     def wake(self, folder: Path, deadline: Deadline) -> int:
         own = self._disk
         if own is not None and (folder / DISK).exists():
-            over = self.context.workdir / "disk.qcow2"
-            over.unlink(missing_ok=True)
-            disk_over(folder / DISK, over, own.file(folder).suffix.lstrip("."), deadline)
+            self._copy_disk(folder / DISK, own, deadline)
             self._has_copy_of_disk = True
         self._kept = Kept(folder, "copy")
         try:
@@ -381,6 +379,14 @@ class Qemu:
             raise
         finally:
             self._kept = None
+
+    def _copy_disk(self, kept: Path, own: Disk, deadline: Deadline) -> None:
+        if own.loses:  # what a power cut takes from it must be missed in its own file
+            disk_copy(kept, own.file(self.context.workdir), deadline)
+            return
+        over = self.context.workdir / "disk.qcow2"
+        over.unlink(missing_ok=True)
+        disk_over(kept, over, own.file(kept.parent).suffix.lstrip("."), deadline)
 
     # --- Ports
 

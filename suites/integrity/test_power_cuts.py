@@ -5,7 +5,7 @@ import re
 import zlib
 
 import pytest
-from storage_settings import CUTS
+from integrity_settings import CUTS
 
 from labctl.model import Direction, Metric
 
@@ -19,15 +19,15 @@ FILESYSTEMS = {"ext4": ("mkfs.ext4 -q -F", "e2fsck -fn"), "xfs": ("mkfs.xfs -q -
 
 @pytest.mark.requires(tags=["scratch-disk", "power-cut"])
 @pytest.mark.parametrize("filesystem", FILESYSTEMS)
-def test_power_cuts(target, shell, tool, disk, console, record, filesystem):
+def test_power_cuts(target, shell, needs, disk, record, filesystem):
     """The power goes after some hundred blocks; the journal is replayed; what was promised is compared, and the file system checked."""
     make, look = FILESYSTEMS[filesystem]
-    tool("cutwriter", make.split()[0], look.split()[0])
+    needs("cutwriter", make.split()[0], look.split()[0])
     chance = random.Random(filesystem)
     for _ in range(CUTS):
         shell.run(f"umount {disk}", check=False)  # what a failure before may have left
         shell(f"{make} {disk} && mkdir -p /mnt && mount -t {filesystem} {disk} /mnt", deadline=120)
-        since = target.transcript.size
+        console, since = target.expect(), target.transcript.size
         shell(f"cutwriter write /mnt {MOST_BLOCKS} >/dev/console 2>&1 </dev/null &")
         wanted = chance.randrange(20, 400)
         while promised(target, since) < wanted:

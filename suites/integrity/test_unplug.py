@@ -6,9 +6,9 @@ from labctl.parsers import fio as report_of_fio
 
 
 @pytest.mark.requires(tags=["scratch-disk", "disk-slot"])
-def test_taken_out_while_busy(target, shell, tool, disk):
+def test_taken_out_while_busy(target, shell, needs, disk):
     """fio ends by itself, with an error of its requests; the disk is gone; the kernel has not crashed, and gets the disk back."""
-    tool("fio")
+    needs("fio")
     name = disk.removeprefix("/dev/")
     job = f"--name=busy --filename={disk} --rw=randwrite --bs=4k --direct=1 --iodepth=8 --ioengine=io_uring --time_based --runtime=300"
     how = "--eta=never --lat_percentiles=1 --output-format=json --output=/tmp/busy.json"
