@@ -247,7 +247,7 @@ class Qemu:
         self._process = self._start(self._build, deadline)
         try:
             self._process.qmp.handshake(deadline.sooner(START_DEADLINE))
-            if self._kept is not None and self._kept.role == "copy":
+            if self._kept is not None and self._kept.memory is None:
                 self._kept.thaw(self._process.qmp, deadline)
             t0_ns = time.monotonic_ns()
             self._process.qmp.command("cont", deadline)
@@ -352,7 +352,7 @@ class Qemu:
         return json.dumps([emulator(self._binary), machine, self._ports, processor()])
 
     def keep(self, folder: Path) -> None:
-        self._kept = Kept(folder, "original")
+        self._kept = Kept.original(folder)
 
     def freeze(self, deadline: Deadline) -> None:
         process, kept = self._process, self._kept
@@ -360,6 +360,7 @@ class Qemu:
             raise PowerError("the machine is off: there is nothing to keep", target=self.context.target.name)
         kept.freeze(process.qmp, deadline)
         self.off(deadline)
+        kept.save()
         self._kept = None
         if self._disk is not None and (disk := self._disk.file(self.context.workdir)).exists():
             disk.rename(kept.folder / DISK)
@@ -369,7 +370,7 @@ class Qemu:
         if own is not None and (folder / DISK).exists():
             self._copy_disk(folder / DISK, own, deadline)
             self._has_copy_of_disk = True
-        self._kept = Kept(folder, "copy")
+        self._kept = Kept(folder)
         try:
             return self.on(deadline)
         except BaseException:
@@ -386,7 +387,7 @@ class Qemu:
             return
         over = self.context.workdir / "disk.qcow2"
         over.unlink(missing_ok=True)
-        disk_over(kept, over, own.file(kept.parent).suffix.lstrip("."), deadline)
+        disk_over(kept, over, own.file(kept.parent).suffix.lstrip("."))
 
     # --- Ports
 
@@ -490,7 +491,7 @@ class Qemu:
         with qmp_qemu, ExitStack() as handed_over:
             handed_over.callback(ports.handed_over)
             handed_over.callback(serial.handed_over)
-            kept = [] if self._kept is None else self._kept.arguments(self._config.memory)
+            kept, memory = ([], []) if self._kept is None else (self._kept.arguments(self._config.memory), self._kept.fds)
             shared, plugin, env = icount.arguments(counts, serial.shared, self._trace, self._trace_at, handed_over)
             child = start(
                 [
@@ -503,7 +504,7 @@ class Qemu:
                     *plugin,
                     *kept,
                 ],
-                pass_fds=[*serial.shared, qmp_qemu.fileno(), *ports.fds, *shared, *served],
+                pass_fds=[*serial.shared, qmp_qemu.fileno(), *ports.fds, *shared, *served, *memory],
                 stdin=serial.stdin,
                 stdout=serial.stdout,
                 stderr=log,
