@@ -479,6 +479,9 @@ def _with_options(model: type[M], path: Path) -> M:
     """A recipe, with the table named after its builder as ``options``."""
     data = read_toml(path)
     builder = data.get("builder")
+    if "options" in data:
+        own = f"[{builder}]" if isinstance(builder, str) else "named after the builder"
+        raise ConfigError([Problem(_shown(path), "options", "unknown key", f"a builder's options stand in the table {own}")])
     if isinstance(builder, str) and builder in data and builder not in model.model_fields:
         data["options"] = data.pop(builder)
     try:

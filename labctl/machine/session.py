@@ -117,8 +117,11 @@ class Session:
     """How it is started without a boot, where all that is wanted is a machine that is up (`labctl.machine.warm`); whether it was."""
     copied: bool = field(default=False, init=False)
     """Started as a copy at least once."""
-    _copy: bool = field(default=False, init=False)
-    """What is up now is a copy, and was never booted."""
+    copies: bool = False
+    """What is up may be a copy wherever no boot was asked for: then `booted` refuses a machine that was booted for want of one too, or a
+    test's verdict would depend on what was kept of an earlier run."""
+    _no_boot: bool = field(default=False, init=False)
+    """What is up now is a copy, or stands for one: nobody has asked for a boot."""
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
@@ -185,8 +188,8 @@ class Session:
             raise self.failure
         if not self.up:
             self.boot()
-        if self._copy:
-            found = "the machine was started as a copy of one that had booted: it has no boot to look at"
+        if self._no_boot:
+            found = "no boot was asked for: the machine is a copy of one that had booted, or may be one next time"
             raise ConfigError([Problem("suite.toml", "warm", found, "false, or target.boot()")])
         return self.boots[-1]
 
@@ -196,6 +199,7 @@ class Session:
             raise self.failure
         if not self.up and (self.words or self.starter is None or not self.starter(self)):
             self.boot()
+            self._no_boot = self.copies and not self.words
 
     def boot(self, append: str | None = None) -> Boot:
         """Put the build on the machine, power cycle it and wait for ``ready``. BootFailed, KernelCrash, TargetHung, or the lab's own.
@@ -229,7 +233,7 @@ class Session:
         self.transcript.note("a copy of a machine that was booted before")
         power.wake(folder, deadline)
         self._searched = self._since
-        self._up = self._copy = self.copied = True
+        self._up = self._no_boot = self.copied = True
         self.watcher.status("testing")
 
     def give_up_copy(self) -> None:
@@ -495,7 +499,7 @@ class Session:
 
     def _leave(self) -> None:
         """The shell and the boot are no longer what they were."""
-        self._up = self._copy = False
+        self._up = self._no_boot = False
         self.let_go()
 
     def _off_at_the_end(self) -> None:

@@ -97,7 +97,8 @@ class CellAttempt:
         """The target, held and off. TargetBusy, or InfraError when the host has no room in time."""
         with self._holding() as (target, build, cpus, stack):
             starter = None if self.cold else WarmStart(self._started)
-            session = Session(target, build, self.record.folder, host_cpus=cpus, watcher=self._watcher(), starter=starter)
+            copies = self.cell.suite in self.work.warm
+            session = Session(target, build, self.record.folder, cpus, self._watcher(), starter=starter, copies=copies)
             stack.enter_context(session)
             self._health = session.machine.roles.get(Power)
             if isinstance(self._health, Health):

@@ -67,7 +67,7 @@ def test_copies_share_no_clock_no_random_numbers_and_no_files(warm: Callable[[Ex
         assert two.run("ls /tmp").output == ""
         for session in (one, two):
             assert abs(int(session.run("date +%s").output) - time.time()) < 20
-        with pytest.raises(ConfigError, match="it has no boot to look at"):
+        with pytest.raises(ConfigError, match="no boot was asked for"):
             one.booted()
 
 
@@ -207,3 +207,15 @@ def test_in_a_run(lab: TemporaryLab) -> None:
             how,
             cell["reason"],
         )
+
+    # Nor this one: the same on a copy and booted, but for a boot that was asked for.
+    lab.suite(
+        "only", "def test_x(shell, target):\n    target.boot()\n    target.booted()\n\ndef test_y(shell, target):\n    target.booted()\n"
+    )
+    lab.suite("well", "def test_x(shell, target):\n    target.booted()\n")
+    for how in ((), ("--cold",)):
+        late = lab.run("--fresh", *how)
+        assert late.cells["debian/only"]["outcome"] == "pass", reasons(late.cells)
+        cell = late.cells["debian/well"]
+        assert (cell["outcome"], cell["attempts"]) == ("error", 1), (how, reasons(late.cells))
+        assert cell["reason"].startswith("suite.toml: warm: no boot was asked for"), (how, cell["reason"])

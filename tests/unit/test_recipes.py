@@ -54,6 +54,9 @@ def test_an_unknown_table_is_told_the_name_of_the_builders_own(lab: Lab) -> None
     with pytest.raises(ConfigError) as caught:
         lab.tool("t")
     assert str(caught.value) == "guest/tools/t.toml: deb: unknown key; known: [c], builder, description, schema"
+    recipe(lab, 'builder = "path"\n[options]\nkernel = "x"\n')
+    with pytest.raises(ConfigError, match=r"mine.toml: options: unknown key; a builder's options stand in the table \[path\]"):
+        lab.recipe("mine")
     recipe(lab, 'builder = "path"\ntag = ["x"]\n[deb]\npackage = "x"\n')
     with pytest.raises(ConfigError) as caught:
         lab.recipe("mine")
