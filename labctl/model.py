@@ -190,9 +190,11 @@ class TargetConfig(_File):
     description: str = ""
     arch: Literal["x86_64", "aarch64", "riscv64"] = "x86_64"
     cpus: Annotated[int, Field(ge=1, le=4096)]
-    """CPUs of the machine, and what a cell on it takes of the host's."""
+    """CPUs of the machine; of one that runs on the lab's host, what a cell on it takes of the host's at most."""
     memory: Annotated[Size, AfterValidator(at_least(16 << 20, ": no machine starts with less"))]
-    """Memory of the machine, and what a cell on it takes of the host's, in bytes."""
+    """Memory of the machine in bytes; of one that runs on the lab's host, what a cell on it takes of the host's."""
+    on_host: bool = False
+    """A server that has no CPUs and memory of its own, but those of the lab's host: a virtual one. An emulator's machine always has."""
     disk: Annotated[Size, AfterValidator(at_least(1 << 20, "; leave it out for none"))] | None = None
     tags: tuple[str, ...] = ()
     instances: Annotated[int, Field(ge=1, le=1024)] = 1

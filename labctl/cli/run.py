@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from labctl.model import Cell, RunResult
     from labctl.run.prepare import Planned
 
+_MOST_FOR_SERVERS = 32
+
 app = new_app(
     """Run builds on targets through suites.
 
@@ -36,7 +38,9 @@ def matrix(
     suite: Annotated[list[str] | None, typer.Option(autocompletion=complete_suite, help="Suites by name or glob.")] = None,
     channel: Annotated[list[Channel] | None, typer.Option(help="wall: real time; icount: counted instructions. Repeatable.")] = None,
     repeat: Annotated[int | None, typer.Option(min=1, help="Run each cell this many times.")] = None,
-    workers: Annotated[int | None, typer.Option("-n", "--workers", min=1, help="Cells at a time (default: the host's CPUs).")] = None,
+    workers: Annotated[
+        int | None, typer.Option("-n", "--workers", min=1, help="Cells at a time (default: the host's CPUs, and one for each server).")
+    ] = None,
     story: Annotated[list[str] | None, typer.Option(metavar="US-N", help="Only tests that prove this story. Repeatable.")] = None,
     soak: Annotated[str | None, typer.Option(help="How long the suite soak goes on: 90s, 30m, 8h (default: 20s).")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of the runs (default: the lab's).")] = None,
@@ -133,13 +137,12 @@ def _expected(planned: Planned, cell: Cell) -> str:
 
 
 def _run(planned: Planned, workers: int | None, as_json: bool) -> int:
-    from labctl.machine import budget
     from labctl.process import interrupt_once
     from labctl.run.plugin import execute
     from labctl.run.prepare import prepare
     from labctl.run.workers import ForkedWorkers
 
-    count = min(workers or len(budget.capacity().cpus), len(planned.cells))
+    count = min(workers or _usual_workers(planned), len(planned.cells))
     forked = ForkedWorkers(count)  # with all that was imported by now, and before there is a second thread
     prepared = prepare(planned, sys.argv, lambda line: print(line, file=sys.stderr))
     if prepared.reused:
@@ -172,6 +175,15 @@ def _run(planned: Planned, workers: int | None, as_json: bool) -> int:
     if controller.unstored is not None:
         raise controller.unstored  # what could be kept has been shown
     return status
+
+
+def _usual_workers(planned: Planned) -> int:
+    """One for each CPU of the host, and one for each server beside them: it waits more than it works."""
+    from labctl.machine import budget, registry
+
+    used = {cell.target for cell in planned.cells}
+    servers = sum(planned.targets[name].config.instances for name in used if not registry.host_share(planned.targets[name])[1])
+    return len(budget.capacity().cpus) + min(servers, _MOST_FOR_SERVERS)
 
 
 def _reused_line(reused: int, cells: int) -> str:

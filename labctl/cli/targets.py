@@ -196,10 +196,10 @@ def _ask(lab: Lab, results: list[dict[str, Any]]) -> list[LabctlError]:
     """Ask every real target whose file is right; what they say is added to their results."""
     from dataclasses import asdict
 
-    from labctl.machine import checkup
+    from labctl.machine import checkup, registry
 
     asked = {r["target"]: r for r in results if r["ok"]}
-    targets = [target for name in asked if checkup.is_real(target := lab.target(name))]
+    targets = [target for name in asked if registry.is_server(target := lab.target(name))]
     failed: list[LabctlError] = []
     for found in checkup.check_all(targets, lab.root) if targets else []:
         said = asdict(found)

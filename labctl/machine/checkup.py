@@ -15,7 +15,7 @@ from labctl.deadline import Deadline
 from labctl.errors import ConsoleLost, LabctlError
 from labctl.machine import lease, standing
 from labctl.machine.protocols import Console, Deploy, DriverContext, FetchesFromLab, Health, HealthEvent, Power, Reading
-from labctl.machine.registry import Machine, assemble, load
+from labctl.machine.registry import Machine, assemble
 from labctl.machine.transcript import ConsoleEnded, Transcript
 from labctl.model import PowerState, Target
 
@@ -44,11 +44,6 @@ class Found:
     events: tuple[HealthEvent, ...] = ()
     inventory: dict[str, str] = field(default_factory=dict)
     wrong: list[LabctlError] = field(default_factory=list)
-
-
-def is_real(target: Target) -> bool:
-    """Whether it is there without its owner: an emulator that fills all roles itself is not."""
-    return "qemu" not in target.config.drivers and any(callable(getattr(load(name), "state", None)) for name in target.config.drivers)
 
 
 def check_all(targets: Sequence[Target], lab_root: Path) -> list[Found]:

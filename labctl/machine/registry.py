@@ -261,15 +261,22 @@ def why_not_hypervisor(target: Target, *, multiboot: bool) -> str:
     return ""
 
 
-def host_cpus(target: Target) -> int:
-    """Host CPUs that a cell on the target takes: what a driver says in ``host_cpus(target, options)``, else as many as the target has."""
+def host_share(target: Target) -> tuple[int, int]:
+    """CPUs, and bytes of memory, that a cell on the target takes of the lab's host. A server has its own, unless its file says
+    ``on_host``; of an emulator's CPUs those that a driver says in ``host_cpus(target, options)``."""
     if target.machines:
-        return sum(map(host_cpus, target.parts))
-    for name, options in target.config.drivers.items():
-        says = getattr(load(name), "host_cpus", None)
-        if callable(says):
-            return min(target.config.cpus, int(says(target, options)))
-    return target.config.cpus
+        shares = [host_share(part) for part in target.parts]
+        return sum(cpus for cpus, _ in shares), sum(memory for _, memory in shares)
+    if is_server(target) and not target.config.on_host:
+        return 0, 0
+    says = ((getattr(load(name), "host_cpus", None), options) for name, options in target.config.drivers.items())
+    cpus = next((int(each(target, options)) for each, options in says if callable(each)), target.config.cpus)
+    return min(target.config.cpus, cpus), target.config.memory
+
+
+def is_server(target: Target) -> bool:
+    """Whether it is there without its owner: an emulator that fills all roles itself is not."""
+    return "qemu" not in target.config.drivers and any(callable(getattr(load(name), "state", None)) for name in target.config.drivers)
 
 
 @dataclass(frozen=True)

@@ -155,19 +155,19 @@ class CellAttempt:
         # Always the lease before the share: two runs that each held one and waited for the other would wait for ever.
         why = f"run {self.writer.id}: {self.cell.id}"
         stack.enter_context(lease.hold_all(target.parts, self.work.lab_root, why=why, deadline=deadline, on_wait=self._waits))
-        share = stack.enter_context(
-            budget.take(
-                registry.host_cpus(target),
-                target.config.memory,
-                exclusive=self.exclusive,
-                why=self.cell.id,
-                deadline=deadline,
-                on_wait=self._waits,
-            )
-        )
+        cpus = self._take_share(target, deadline, stack)
         self.waited = time.monotonic() - began
         build = equipped(build, target)
-        return target, build, share.cpus if self.exclusive else (), stack
+        return target, build, cpus, stack
+
+    def _take_share(self, target: Target, deadline: Deadline, stack: ExitStack) -> tuple[int, ...]:
+        """What the target takes of the host, ours until the stack is closed: a server takes nothing. CPUs to pin it to."""
+        cpus, memory = registry.host_share(target)
+        if not memory:
+            return ()
+        taken = budget.take(cpus, memory, exclusive=self.exclusive, why=self.cell.id, deadline=deadline, on_wait=self._waits)
+        share = stack.enter_context(taken)
+        return share.cpus if self.exclusive else ()
 
     @property
     def failure(self) -> TargetFailure | None:

@@ -255,7 +255,7 @@ class WorkerHooks:
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> CellScheduling:
         targets = self.prepared.planned.targets
         points = {(cell.target, cell.channel) for cell in self.prepared.cells}
-        cpus = {point: registry.host_cpus(registry.on_channel(targets[point[0]], point[1])) for point in points}
+        cpus = {point: registry.host_share(registry.on_channel(targets[point[0]], point[1]))[0] for point in points}
         self.scheduling = CellScheduling(
             order=[cell.id for cell in self.prepared.cells],
             cpus={cell.id: cpus[cell.target, cell.channel] for cell in self.prepared.cells},

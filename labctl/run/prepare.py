@@ -142,7 +142,7 @@ def plan(lab: Lab, request: Request) -> Planned:
     left_out = [*expanded.left_out, *(LeftOut(c, out[c.target]) for c in expanded.cells if c.target in out)]
     if not cells:
         raise ConfigError([Problem(f"targets/{n}.toml", "", why, "a target that is free and healthy") for n, why in sorted(out.items())])
-    too_large = {n: why for n in used if (why := budget.fits(targets[n].config.cpus, targets[n].config.memory))}
+    too_large = {n: why for n in used if (why := budget.fits(*registry.host_share(targets[n])))}
     left_out += [LeftOut(c, too_large[c.target]) for c in cells if c.target in too_large]
     cells = [cell for cell in cells if cell.target not in too_large]
     if not cells:

@@ -15,6 +15,7 @@ _TEMPLATE = """schema = 1
 description = "A virtual server: {cpus} CPU, {memory} of memory, {disk} of disk, behind a BMC"
 cpus = {cpus}
 memory = "{memory}"
+on_host = true
 disk = "{disk}"
 tags = ["virtual-server"]
 append = "console=ttyS0,115200"

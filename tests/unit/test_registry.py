@@ -110,3 +110,18 @@ def test_a_role_that_a_driver_may_do_without(tmp_path: Path) -> None:
         assert registry.assemble(DriverContext(without, tmp_path), transcript).role(Deploy).console is None  # type: ignore[type-abstract,attr-defined]
         machine = registry.assemble(DriverContext(beside, tmp_path), transcript)
         assert machine.deploy.console is machine.console  # type: ignore[attr-defined]
+
+
+def test_what_a_machine_takes_of_the_host() -> None:
+    """A server has CPUs and memory of its own, unless it is a virtual one."""
+
+    def share(drivers: dict[str, object], **more: object) -> tuple[int, int]:
+        config = {"schema": 1, "cpus": 32, "memory": "128G", "drivers": drivers, **more}
+        return registry.host_share(Target("t", TargetConfig.model_validate(config)))
+
+    bmc = {"host": "192.0.2.9", "user": "u", "password": "env:P"}
+    server = {"ipmi": bmc, "sol": bmc, "netboot": {}}
+    assert share(server) == (0, 0)
+    assert share({"manual": {}, "serial": {"port": "/dev/ttyUSB0"}}) == (0, 0)
+    assert share(server, on_host=True) == (32, 128 << 30)
+    assert share({"qemu": {"accel": "kvm", "tcg_thread": "multi"}}) == (32, 128 << 30)

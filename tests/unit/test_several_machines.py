@@ -54,7 +54,7 @@ def test_what_workers_are_told_of_it_is_all_of_it(tmp_path: Path) -> None:
 def test_what_drivers_are_asked_is_asked_of_each_machine(tmp_path: Path) -> None:
     pair = lab_with(tmp_path, pair=PAIR).target("pair")
     registry.check(pair)
-    assert registry.host_cpus(pair) == 2  # emulated by one thread each
+    assert registry.host_share(pair)[0] == 2  # emulated by one thread each
     assert "qemu-system-x86_64" in registry.host_programs(pair)
     assert not registry.stays_on(pair)
     assert registry.why_not_counted(pair)
