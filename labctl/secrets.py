@@ -135,8 +135,13 @@ def _from_vault(place: str) -> str:
     client = hvac.Client(timeout=10)
     try:
         data = _read_vault(client, mount, inside, hvac.exceptions.InvalidPath)
+    except hvac.exceptions.InvalidPath:
+        raise SecretUnavailable(f"the vault at {client.url} has no {path}", remedy="vault:MOUNT/PATH#KEY") from None
+    except (hvac.exceptions.Forbidden, hvac.exceptions.Unauthorized):
+        refused = f"the vault at {client.url} does not let us read {path}"
+        raise SecretUnavailable(refused, remedy="see VAULT_TOKEN, and its policy") from None
     except hvac.exceptions.VaultError as error:
-        raise SecretUnavailable(f"the vault at {client.url} refuses {path}: {type(error).__name__}", remedy="see VAULT_TOKEN") from None
+        raise SecretUnavailable(f"the vault at {client.url} has failed: {type(error).__name__}", remedy="see its log") from None
     except requests.RequestException as error:
         raise SecretUnavailable(f"the vault at {client.url} does not answer: {type(error).__name__}", remedy="see VAULT_ADDR") from None
     if not isinstance(value := data.get(key), str):

@@ -49,11 +49,12 @@ def console(
     \b
     $ echo 'uname -r' | labctl console qemu-1c-512m
     """
-    from labctl.cli.power import to_boot
+    from labctl.cli.power import require_alone, to_boot
     from labctl.machine import keeper
 
     lab = this_lab()
     found = lab.machine(target)
+    require_alone(lab, target)
     interactive = sys.stdin.isatty()
     with _ended_by_signals():
         connection = keeper.attach(target, lab.root)

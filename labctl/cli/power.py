@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labctl.cli.verb import Json, complete_build, complete_target, new_app, print_json, this_lab
+from labctl.cli.verb import Json, complete_build, complete_target, new_app, print_json, printable, this_lab
 
 if TYPE_CHECKING:
+    from labctl.config import Lab
     from labctl.model import Build, Target
 
 app = new_app(
@@ -39,6 +41,7 @@ def on(target: TargetName, build: BuildName = None, as_json: Json = False) -> No
     from labctl.machine import keeper, registry
 
     lab = this_lab()
+    require_alone(lab, target)
     if registry.stays_on(lab.machine(target)):
         if build is not None:
             raise ConfigError("--build is for an emulated machine", remedy="labctl run puts a build on a server, and boots it")
@@ -48,6 +51,26 @@ def on(target: TargetName, build: BuildName = None, as_json: Json = False) -> No
     if answer is None or answer["state"] != "on":
         answer = keeper.keep(lab.machine(target), to_boot(target, build), lab.root, why="labctl power on")
     _say(target, answer, as_json)
+
+
+def require_alone(lab: Lab, name: str) -> None:
+    """ConfigError if another target of the lab names the same BMC or outlet: two names for one machine are two owners of it."""
+    from labctl.machine import registry
+
+    registry.check_together([lab.machine(name)], others(lab))
+
+
+def others(lab: Lab) -> list[Target]:
+    """Every target that can be read, and whose drivers are known."""
+    from labctl.errors import ConfigError
+    from labctl.machine import registry
+
+    known, found = set(registry.names()), []
+    for name in lab.target_files:
+        with suppress(ConfigError):  # a mistake in a file that is not used is told when it is
+            if set((target := lab.target(name)).config.drivers) <= known:
+                found.append(target)
+    return found
 
 
 def to_boot(target: str, name: str | None) -> Build:
@@ -116,6 +139,8 @@ def _verb(target: str, verb: str, as_json: bool) -> None:
     from labctl.machine import keeper, lease, registry
 
     lab = this_lab()
+    if verb != "status":
+        require_alone(lab, target)
     if registry.stays_on(lab.machine(target)):
         _say(target, _switch(lab.machine(target), verb), as_json)
         return
@@ -164,15 +189,19 @@ def _switch(target: Target, verb: str) -> dict[str, Any]:
 
 
 def _say(target: str, answer: dict[str, Any], as_json: bool) -> None:
-    from labctl.machine import lease
+    from labctl.machine import lease, standing
 
     lab = this_lab()
+    stands = [str(found) for found in (standing.unhealthy(lab.root, target),) if found]
+    stands += [f"reserved by {found}" for found in (standing.reservation(lab.root, target),) if found]
     holders = [{"user": h.user, "pid": h.pid, "since": h.since, "why": h.why} for h in lease.holders(lab.machine(target), lab.root)]
     if as_json:
-        print_json(target=target, **answer, holders=holders)
+        print_json(target=target, **answer, holders=holders, standing="; ".join(stands))
         return
     build = f", running {answer['build']}" if answer.get("build") and answer["state"] == "on" else ""
     state = "only its holder knows whether it is on" if answer["state"] == "unknown" and holders else answer["state"]
     print(f"{target}: {state}{build}")
     for holder in holders:
         print(f"  held by {holder['user']} (pid {holder['pid']}): {holder['why']}")
+    for line in stands:
+        print(f"  {printable(line)}")

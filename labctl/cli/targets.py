@@ -33,14 +33,16 @@ def list_targets(as_json: Json = False) -> None:
     $ labctl targets list
     $ labctl targets list --json
     """
+    from labctl.machine import standing
     from labctl.model import format_size
 
-    targets, problems = _read(this_lab())
+    lab = this_lab()
+    targets, problems = _read(lab)
     if as_json:
-        print_json(targets=[_content(target) for target in targets])
+        print_json(targets=[{**_content(target), "standing": _standing(lab, target.name)} for target in targets])
     else:
         print_table(
-            ("TARGET", "ARCH", "CPUS", "MEMORY", "DISK", "DRIVERS OR MACHINES", "DESCRIPTION"),
+            ("TARGET", "ARCH", "CPUS", "MEMORY", "DISK", "DRIVERS OR MACHINES", "STANDING", "DESCRIPTION"),
             [
                 (
                     target.name,
@@ -49,6 +51,7 @@ def list_targets(as_json: Json = False) -> None:
                     format_size(target.config.memory),
                     "-" if target.config.disk is None else format_size(target.config.disk),
                     ",".join(target.config.drivers) or " + ".join(part.name for part in target.parts),
+                    standing.in_a_word(lab.root, target.name) or "-",
                     target.config.description,
                 )
                 for target in targets
@@ -115,7 +118,7 @@ def check_targets(
     for known in [name] if name is not None else lab.target_files:
         found = _check(lab, known, problems, missing)
         results.append({"target": known, "ok": not found, "problems": found})
-    problems += _shared(lab)
+    problems += _shared(lab, results)
     failed = [] if offline else _ask(lab, results)
     if boot is not None:
         failed += _boot(lab, [r["target"] for r in results if r["ok"]], boot)
@@ -284,21 +287,21 @@ def _check(lab: Lab, name: str, problems: list[Problem], missing: dict[str, str]
     return found
 
 
-def _shared(lab: Lab) -> list[Problem]:
-    """Targets that name one BMC or one outlet, of all that can be read."""
+def _shared(lab: Lab, results: list[dict[str, Any]]) -> list[Problem]:
+    """Targets that name one BMC or one outlet with any that can be read: each of them is wrong."""
+    from labctl.cli.power import others
     from labctl.machine import registry
 
-    try:
-        registry.check_together([target for target in _read(lab)[0] if _is_known(target)])
-    except ConfigError as error:
-        return list(error.problems)
-    return []
-
-
-def _is_known(target: Target) -> bool:
-    from labctl.machine import registry
-
-    return set(target.config.drivers) <= set(registry.names())
+    beside, problems = others(lab), list[Problem]()
+    known = {target.name: target for target in beside}
+    for result in results:
+        try:
+            registry.check_together([known[name] for name in (result["target"],) if name in known], beside)
+        except ConfigError as error:
+            result["ok"] = False
+            result["problems"] = [*result["problems"], *map(str, error.problems)]
+            problems += error.problems
+    return problems
 
 
 def _find(program: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -59,6 +60,9 @@ def start(
     """
     server = _server(name)
     server.start(cpus=cpus, memory=_size("--memory", memory), disk=_size("--disk", disk), redfish=redfish, uefi=uefi)
+    if not server.target_is_ours:
+        kept = server.target_file.relative_to(server.lab_root)
+        print(f"labctl: {kept} was changed by hand and is kept: it may not fit a server that is started otherwise", file=sys.stderr)
     if as_json:
         print_json(**_content(server))
         return

@@ -72,7 +72,9 @@ def _try(found: Found, question: Callable[[], None]) -> None:
 
 
 def _power(machine: Machine, found: Found, deadline: Deadline) -> None:
-    if machine.has(Power):
+    if getattr(machine.roles.get(Power), "asks_a_person", False):
+        found.power = "asks a person"  # a check is not worth their time, and at night nobody is there
+    elif machine.has(Power):
         found.power = machine.power.state(deadline).value
 
 

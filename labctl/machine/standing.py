@@ -40,10 +40,15 @@ class Reservation:
 @dataclass(frozen=True)
 class Unhealthy:
     since: float
+    """When it was found so first."""
     reason: str
+    """What was found last."""
+    seen: float
+    """When that was."""
 
     def __str__(self) -> str:
-        return f"unhealthy since {_when(self.since)}: {self.reason}"
+        last = f"; at {_when(self.seen)}" if self.seen - self.since >= 60 else ""
+        return f"unhealthy since {_when(self.since)}{last}: {self.reason}"
 
 
 def reservation(lab_root: Path, target: str) -> Reservation | None:
@@ -55,8 +60,9 @@ def reservation(lab_root: Path, target: str) -> Reservation | None:
 
 def unhealthy(lab_root: Path, target: str) -> Unhealthy | None:
     match _read(_file(lab_root, target, "unhealthy")):
-        case {"since": int() | float() as since, "reason": str(reason)}:
-            return Unhealthy(float(since), printable(reason))
+        case {"since": int() | float() as since, "reason": str(reason), **more}:
+            seen = more.get("seen")
+            return Unhealthy(float(since), printable(reason), float(seen if isinstance(seen, (int, float)) else since))
     return None
 
 
@@ -96,7 +102,8 @@ def set_unhealthy(lab_root: Path, target: str, reason: str) -> None:
     before = unhealthy(lab_root, target)
     file = _file(lab_root, target, "unhealthy")
     file.unlink(missing_ok=True)
-    _create(file, asdict(Unhealthy(before.since if before else time.time(), printable(reason)[:1000])))
+    now = time.time()
+    _create(file, asdict(Unhealthy(before.since if before else now, printable(reason)[:1000], now)))
 
 
 def set_healthy(lab_root: Path, target: str) -> None:
@@ -109,6 +116,12 @@ def why_left_out(lab_root: Path, target: str) -> str:
         return f"reserved by {found}"
     ill = unhealthy(lab_root, target)
     return str(ill) if ill is not None else ""
+
+
+def in_a_word(lab_root: Path, target: str) -> str:
+    """``reserved``, ``unhealthy``, both, or nothing: for a list."""
+    found = {"reserved": reservation(lab_root, target), "unhealthy": unhealthy(lab_root, target)}
+    return ", ".join(word for word, standing in found.items() if standing is not None)
 
 
 def _file(lab_root: Path, target: str, what: str) -> Path:

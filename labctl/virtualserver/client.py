@@ -42,6 +42,11 @@ class VirtualServer:
         return self.lab_root / "targets" / f"{self.name}.toml"
 
     @property
+    def target_is_ours(self) -> bool:
+        """Whether its target file is as the lab wrote it; one that somebody has changed is never touched."""
+        return targetfile.is_ours(self.target_file)
+
+    @property
     def settings(self) -> Settings:
         found = settings.load(self.files)
         if found is None:

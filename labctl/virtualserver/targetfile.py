@@ -66,17 +66,18 @@ def check(path: Path) -> None:
 
 def write(path: Path, settings: Settings, files: Files) -> None:
     """Unless it is there and was changed by hand."""
-    if not path.exists() or _is_ours(path):
+    if not path.exists() or is_ours(path):
         path.parent.mkdir(exist_ok=True)
         path.write_text(render(settings, files))
 
 
 def remove(path: Path) -> None:
     """If it is as it was written."""
-    if path.exists() and _is_ours(path):
+    if path.exists() and is_ours(path):
         path.unlink()
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
+    """As it was written, by the digest in its first line."""
     first, _, text = path.read_text(errors="replace").partition("\n")
     return first == f"{_FIRST}{hashlib.sha256(text.encode()).hexdigest()[:16]}"

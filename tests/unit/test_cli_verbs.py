@@ -153,7 +153,7 @@ def test_no_lab(labctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_targets_list(labctl, lab: Path) -> None:
     ran = labctl("targets", "list")
     assert ran.status == 0
-    assert ran.out.splitlines()[1].split() == ["small", "x86_64", "1", "64M", "-", "qemu"]
+    assert ran.out.splitlines()[1].split() == ["small", "x86_64", "1", "64M", "-", "qemu", "-"]
     found = json.loads(labctl("targets", "list", "--json").out)
     assert found["schema"] == 1
     assert found["targets"][0]["name"] == "small"
@@ -183,6 +183,47 @@ def test_targets_show(labctl, lab: Path) -> None:
         "Counter",
         "Ports",
     ]
+
+
+BMC = 'host = "192.0.2.9"\nuser = "u"\npassword = "env:BMC_PASSWORD"\n'
+
+
+def test_two_names_of_one_bmc(labctl, lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused before anything is asked of the BMC; a check finds both of them wrong, whichever it was asked for."""
+    monkeypatch.setenv("BMC_PASSWORD", "x")
+    for name in ("rack1", "rack2"):
+        (lab / f"targets/{name}.toml").write_text(f'cpus = 1\nmemory = "1G"\n[drivers.ipmi]\n{BMC}')
+    for verb in (("power", "on"), ("power", "off"), ("power", "cycle"), ("power", "reset"), ("console",)):
+        ran = labctl(*verb, "rack1")
+        assert ran.status == 2, (verb, ran.err)
+        assert "targets/rack2.toml: drivers: names the BMC 192.0.2.9" in ran.err
+        assert "as target rack1 does" in ran.err
+    for asked in ((), ("rack1",), ("rack2",)):
+        ran = labctl("targets", "check", "--offline", "--json", *asked)
+        assert ran.status == 2
+        state = {target["target"]: target["ok"] for target in json.loads(ran.out)["targets"]}
+        assert state == {name: name == "small" for name in asked or ("rack1", "rack2", "small")}
+
+
+def test_how_a_target_stands_is_shown_where_one_looks(labctl, lab: Path) -> None:
+    assert labctl("targets", "reserve", "small", "--note", "looking for the leak").status == 0
+    assert labctl("targets", "list").out.splitlines()[1].split()[-1] == "reserved"
+    assert "reserved by" in json.loads(labctl("targets", "list", "--json").out)["targets"][0]["standing"]
+    assert "looking for the leak" in labctl("power", "status", "small").out
+    assert "looking for the leak" in json.loads(labctl("power", "status", "small", "--json").out)["standing"]
+
+
+@pytest.mark.parametrize("key", ["image", "kernel", "initrd"])
+def test_a_file_for_the_disk_that_is_not_there(labctl, lab: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("BMC_PASSWORD", "x")
+    disk = f'disk = "1M"\n[drivers.ipmi]\n{BMC}[drivers.disk]\n{key} = "{{}}"\n'
+    (lab / "targets/rack.toml").write_text('cpus = 1\nmemory = "1G"\n' + disk.format("/nowhere.raw"))
+    ran = labctl("targets", "check", "--offline", "rack")
+    assert (ran.status, "drivers.disk." + key in ran.err, "'/nowhere.raw' is no file" in ran.err) == (2, True, True)
+    (lab / "large.raw").write_bytes(bytes((1 << 20) + 512))
+    (lab / "targets/rack.toml").write_text('cpus = 1\nmemory = "1G"\n' + disk.format(lab / "large.raw"))
+    ran = labctl("targets", "check", "--offline", "rack")
+    assert ("the machine's disk 1M" in ran.err) == (key == "image")
 
 
 def test_targets_show_unknown(labctl, lab: Path) -> None:

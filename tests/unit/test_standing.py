@@ -77,3 +77,19 @@ def test_a_spoilt_file_is_no_reservation(tmp_path: Path, text: str) -> None:
     assert standing.why_left_out(tmp_path, "rack1") == ""
     standing.reserve(tmp_path, "rack1", "mine")
     assert standing.reservation(tmp_path, "rack1") is not None
+
+
+def test_since_when_and_when_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is that of the last time, and nobody takes it for that of the first."""
+    now = [1_800_000_000.0]
+    monkeypatch.setattr(standing.time, "time", lambda: now[0])
+    standing.set_unhealthy(tmp_path, "t", "the power command was ignored")
+    assert str(standing.unhealthy(tmp_path, "t")).count(":") == 2
+    now[0] += 3600
+    standing.set_unhealthy(tmp_path, "t", "the kernel is another one")
+    found = standing.unhealthy(tmp_path, "t")
+    assert found is not None
+    assert (found.since, found.seen) == (1_800_000_000.0, 1_800_003_600.0)
+    first, last = str(found).split("; at ")
+    assert first.startswith("unhealthy since ")
+    assert last.endswith(": the kernel is another one")

@@ -1,11 +1,12 @@
 """A disk image that boots a kernel with its command line and initramfs, as any PC's BIOS boots a disk: MBR, one FAT partition, SYSLINUX.
 
-Made by mtools and syslinux without root: nothing is mounted. The same input gives an image of the same content, not the same bytes: a FAT
-file system has a serial number and times.
+Made by mtools and syslinux without root: nothing is mounted. The same input gives the same bytes, so that an installer which finds
+them on the disk already is sent nothing: the file system's serial number and its times are always the same.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -20,6 +21,9 @@ START = 1 << 20
 _ROOM = 8 << 20
 """For SYSLINUX, the file system's tables, and rounding."""
 _SECTOR = 512
+_SERIAL = "4c414243"
+_EPOCH = "315532800"
+"""1980-01-01, where a FAT file system's time begins, for mtools (https://reproducible-builds.org/specs/source-date-epoch/)."""
 _LONGEST = 2047
 """Characters of a command line that SYSLINUX passes on."""
 
@@ -45,11 +49,11 @@ def make(path: Path, kernel: File, initrd: File | None, append: str, deadline: D
     volume = f"{path}@@{START}"
     files = {"/kernel": kernel.path, **({"/initrd": initrd.path} if initrd else {}), "/syslinux.cfg": str(config)}
     for command in (
-        ["mformat", "-i", volume, "-T", str(size // _SECTOR), "-h", "255", "-s", "63", "-H", str(START // _SECTOR), "::"],
+        ["mformat", "-i", volume, "-N", _SERIAL, "-T", str(size // _SECTOR), "-h", "255", "-s", "63", "-H", str(START // _SECTOR), "::"],
         *(["mcopy", "-i", volume, source, f"::{name}"] for name, source in files.items()),
         ["syslinux", "--install", "--offset", str(START), str(path)],
     ):
-        done = run(command, deadline)
+        done = run(command, deadline, env={**os.environ, "SOURCE_DATE_EPOCH": _EPOCH, "TZ": "UTC"})
         if done.status != 0:
             raise DeployError(f"the disk image cannot be made: {command[0]}: {done.words}", target=target)
     config.unlink()

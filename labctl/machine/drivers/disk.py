@@ -63,6 +63,22 @@ class Disk:
         """gcc makes the loader, the others the image."""
         return ["gcc", *([] if options.get("image") else ["mformat", "mcopy", "syslinux"])]
 
+    @staticmethod
+    def problems(target: Target, options: Mapping[str, Any]) -> list[Problem]:
+        """Files that are not there, and an image that the disk does not hold."""
+        where = f"targets/{target.name}.toml"
+        files = {key: str(path) for key in ("image", "kernel", "initrd") if (path := options.get(key))}
+        found = [
+            Problem(where, f"drivers.disk.{key}", f"{path!r} is no file", "the path of one")
+            for key, path in files.items()
+            if not Path(path).is_file()
+        ]
+        image = Path(files.get("image", ""))
+        if target.config.disk is not None and image.is_file() and (size := image.stat().st_size) > target.config.disk:
+            what = f"the image has {format_size(size)}, the machine's disk {format_size(target.config.disk)}"
+            found.append(Problem(where, "drivers.disk.image", what, "a smaller image, or the disk's true size in the target's file"))
+        return found
+
     @cached_property
     def _delivery(self) -> Delivery:
         service = Path(self.service) if self.service else None

@@ -30,6 +30,7 @@ class Manual:
     """As the person said it last."""
 
     stays_on = True
+    asks_a_person = True
 
     def on(self, deadline: Deadline) -> int:
         if self.state(deadline) is PowerState.ON:

@@ -160,7 +160,10 @@ class Pdu:
         # Split before anything is put in: what stands in a place stays one word, whatever is in it.
         argv = [word.format(**places) for word in shlex.split(self.command)]
         secret = {"LABCTL_PDU_PASSWORD": reveal(self.password)} if self.password else {}
-        done = run(argv, limit, env={**os.environ, **secret})
+        try:
+            done = run(argv, limit, env={**os.environ, **secret})
+        except ManagementError as error:
+            raise ManagementError(error.message, target=self.context.target.name, remedy=error.remedy) from None
         if done.status != 0:
             raise ManagementError(f"{argv[0]} ended with {done.status}: {done.words[:200]}", target=self.context.target.name)
         return done.out[:_MOST]
@@ -182,8 +185,12 @@ class Pdu:
         except (requests.RequestException, OSError) as error:
             raise ManagementError(f"the outlet at {url} does not answer: {type(error).__name__}", target=self.context.target.name) from None
         if not 200 <= status < 300:
-            words = f"the outlet at {url} says HTTP {status}: {' '.join(said.split())[:100]}"
-            raise ManagementError(words, target=self.context.target.name)
+            words = " ".join(said.split())[:100]
+            raise ManagementError(
+                f"the outlet at {url} says HTTP {status}" + (f": {words}" if words else ""),
+                target=self.context.target.name,
+                remedy="see drivers.pdu.user and password" if status in (401, 403) else "",
+            )
         return said
 
 
