@@ -26,7 +26,7 @@ from typing import Any
 from labctl.deadline import Deadline
 from labctl.errors import InfraError, LabctlError, ManagementError, PowerError
 from labctl.machine import lease
-from labctl.machine.session import POWER_DEADLINE, Session, start
+from labctl.machine.session import POWER_DEADLINE, Session, Watcher, start
 from labctl.machine.transcript import ConsoleEnded
 from labctl.model import Build, PowerState, Target, TargetConfig
 from labctl.process import detach
@@ -36,6 +36,10 @@ REPLAY = 16384
 MAX_REQUEST = 65536
 REQUEST_DEADLINE = 2.0
 """Seconds that a client may take to say what it wants."""
+_TELL = 5.0
+"""Seconds of silence of a keeper that has been started, after which whoever started it is told what it is at."""
+_STATUS = "status"
+"""File of the keeper's folder: that."""
 FAREWELL = 1.0
 """Seconds that an attached console may take for the machine's last words."""
 _ASKS_THE_TERMINAL = b"\x1b[6n"
@@ -85,6 +89,7 @@ def _start(target: Target, build: Build, lab_root: Path, why: str, first: dict[s
             if answer["state"] == PowerState.ON:
                 return connection, answer
             connection.close()  # it is about to end
+        (folder / _STATUS).unlink(missing_ok=True)
         (folder / "keep.json").write_text(json.dumps(request, default=str))
         return _start_alone(folder, target.name, first)
 
@@ -105,6 +110,7 @@ def _start_alone(folder: Path, target: str, first: dict[str, Any]) -> tuple[sock
                 [listener.fileno()],
                 folder / "keeper.log",
             )
+        _until_it_speaks(connection, folder / _STATUS, target)
         answer = _answer_on(connection, target)
         if answer["state"] != PowerState.ON:
             raise PowerError("it went off as soon as it was on", target=target)
@@ -116,6 +122,17 @@ def _start_alone(folder: Path, target: str, first: dict[str, Any]) -> tuple[sock
         connection.close()
         raise
     return connection, answer
+
+
+def _until_it_speaks(connection: socket.socket, status: Path, target: str) -> None:
+    """A keeper that puts a build on a machine may have an hour's work; each of its steps has a deadline, and if it ends its end of the
+    connection does. What it is at is told when that takes long."""
+    told = ""
+    while not select.select([connection], [], [], _TELL)[0]:
+        with suppress(OSError):
+            if (now := status.read_text()) != told:
+                sys.stderr.write(f"labctl: {target}: {now}\n")
+                told = now
 
 
 def ask(target: str, lab_root: Path, verb: str) -> dict[str, Any] | None:
@@ -133,7 +150,10 @@ def attach(target: str, lab_root: Path) -> socket.socket | None:
     if connection is None:
         return None
     try:
-        if _request(connection, target, "console")["state"] == PowerState.ON:
+        with suppress(OSError):  # the answer, or that there is none, says it better
+            connection.sendall(json.dumps({"verb": "console"}).encode() + b"\n")
+        _until_it_speaks(connection, folder_of(target, lab_root) / _STATUS, target)
+        if _answer_on(connection, target)["state"] == PowerState.ON:
             return connection
     except ManagementError:
         connection.close()
@@ -311,11 +331,15 @@ def main(folder: Path, listener_fd: int) -> None:
         old.unlink()
     path = folder / "socket"
     own = path.stat().st_ino
+
+    def told(state: str) -> None:
+        (folder / _STATUS).write_text(state)
+
     with socket.socket(fileno=listener_fd) as listener:
         try:
             with (
                 lease.hold(target, Path(asked["lab"]), why=asked["why"], deadline=Deadline.after(0.5)),
-                Session(target, build, workdir) as session,
+                Session(target, build, workdir, watcher=Watcher(status=told)) as session,
             ):
                 session.power_on()
                 keeper = _Keeper(session, listener)

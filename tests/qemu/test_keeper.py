@@ -115,7 +115,7 @@ def test_a_piped_console_ends_with_its_input(lab: TemporaryLab, typed: str, answ
     assert ran.status == 0, ran.err
     assert answer in ran.out
     assert "left the console" in ran.err
-    assert _power(lab, "status").data == {"schema": 1, "target": lab.target, "state": "off", "holders": []}
+    assert _power(lab, "status").data == {"schema": 1, "target": lab.target, "state": "off", "holders": [], "standing": ""}
     assert our_machines(lab.target) == []
 
 
