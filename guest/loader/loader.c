@@ -94,6 +94,36 @@ static void open_serial(const char *command_line)
 	out8(port + 3, 0x03);
 }
 
+/* --- words of 64 bits (start.S goes there and back) --------------------------------------------------------------------- */
+
+static void ask_cpu(uint32_t leaf, uint32_t *a, uint32_t *d)
+{
+	uint32_t b, c = 0;
+	__asm__ volatile("cpuid" : "=a"(*a), "=b"(b), "+c"(c), "=d"(*d) : "a"(leaf));
+}
+
+int has_long_mode(void)
+{
+	uint32_t a, d;
+	ask_cpu(0x80000000u, &a, &d);
+	if (a < 0x80000001u)
+		return 0;
+	ask_cpu(0x80000001u, &a, &d);
+	return d >> 29 & 1;
+}
+
+uint64_t tables[6][512] __attribute__((aligned(4096)));
+
+/* Each address below 4 GiB is itself: one table of 512 GiB each, one of 1 GiB each, four of 2 MiB each. */
+void make_tables(void)
+{
+	tables[0][0] = (uint32_t)tables[1] | 3;
+	for (uint32_t i = 0; i < 4; i++)
+		tables[1][i] = (uint32_t)tables[2 + i] | 3;
+	for (uint32_t i = 0; i < 4 * 512; i++)
+		tables[2 + i / 512][i % 512] = (uint64_t)i << 21 | 0x83;
+}
+
 /* --- the check -------------------------------------------------------------------------------------------------------- */
 
 static const char digits[] = "0123456789abcdef";

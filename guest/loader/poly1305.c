@@ -1,14 +1,17 @@
-/* By words of 32 bits, whose products are of 64: a multiplication is cheap also where the processor is emulated, and needs no mode but ours.
- * Runs on little-endian processors that read words from any address.
+/* By words of 32 bits, whose products are of 64; most of it by words of 64 where the processor has them, which is five times faster where it is
+ * emulated. Runs on little-endian processors that read words from any address.
  */
 #include "poly1305.h"
 
 typedef uint64_t wide;
 
-struct state {
+struct state { /* as poly1305_long.h knows it */
 	uint32_t h0, h1, h2, h3, h4; /* below 2^130 and a little more: h4 has 3 bits */
 	uint32_t r0, r1, r2, r3;
 };
+
+int has_long_mode(void);
+void blocks_long(struct state *s, const uint32_t *p, uint32_t count, uint32_t high);
 
 /* h = (h + block + 2^128 * high) * r modulo 2^130 - 5. The clamped r has words below 2^28, of which all but the first are multiples of 4. So
  * no sum is above 2^64, and a word of r times 2^128 is 5/4 of it: a whole number. */
@@ -47,13 +50,23 @@ static void blocks(struct state *s, const uint32_t *p, uint32_t count, uint32_t 
 	s->h0 = h0, s->h1 = h1, s->h2 = h2, s->h3 = h3, s->h4 = h4;
 }
 
+/* Where it is worth the way there. */
+static uint32_t most(struct state *s, const uint32_t *p, uint32_t count)
+{
+	if (count < 256 || !has_long_mode())
+		return 0;
+	blocks_long(s, p, count, 1);
+	return count;
+}
+
 static uint32_t word(const uint8_t *p) { return p[0] | p[1] << 8 | p[2] << 16 | (uint32_t)p[3] << 24; }
 
 void poly1305(const uint8_t *data, uint32_t size, const uint8_t key[KEY], uint8_t tag[TAG])
 {
 	struct state s = { 0, 0, 0, 0, 0, word(key) & 0x0fffffff, word(key + 4) & 0x0ffffffc, word(key + 8) & 0x0ffffffc, word(key + 12) & 0x0ffffffc };
 	uint32_t whole = size / 16, rest = size % 16;
-	blocks(&s, (const uint32_t *)data, whole, 1);
+	uint32_t done = most(&s, (const uint32_t *)data, whole);
+	blocks(&s, (const uint32_t *)data + 4 * done, whole - done, 1);
 	if (rest) {
 		union { uint32_t words[4]; uint8_t bytes[16]; } last = { { 0, 0, 0, 0 } };
 		for (uint32_t i = 0; i < rest; i++)

@@ -20,4 +20,4 @@ GAVE_UP = re.compile(rb"labctl-loader: (?P<why>[^\r\n]{1,120})[\r\n]")
 
 def loader() -> Path:
     """The program, made now if it was never made from these sources. HostToolMissing, DeployError, StorageError."""
-    return compiled("loader", ("start.S", "loader.c", "poly1305.c"), _FLAGS, also=("loader.ld", "poly1305.h"))
+    return compiled("loader", ("start.S", "loader.c", "poly1305.c"), _FLAGS, also=("loader.ld", "poly1305.h", "poly1305_long.h"))
