@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal, Protocol, runtime_checkable
@@ -68,6 +69,14 @@ class Starves(Protocol):
 
     def starved(self, deadline: Deadline) -> str:
         """What the host has failed to give it while it is on; empty if nothing."""
+
+
+@runtime_checkable
+class Together(Protocol):
+    """A Power driver that sets something up for each verb, such as a session with a BMC, and can keep it for several in a row."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Verbs that this thread gives within this block may share it. What one of them breaks, the next one sets up anew."""
 
 
 @runtime_checkable

@@ -69,7 +69,6 @@ class Netboot:
         if self.power.state(deadline) is PowerState.ON:
             raise DeployError("the machine is on; a build is put on it when it is off", target=target)
         self._delivery.put(files, append, seal)
-        self._from_network(deadline)
         self._digest = build.digest
         return build.digest
 
