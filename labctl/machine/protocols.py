@@ -155,7 +155,8 @@ class Proves(Protocol):
 @runtime_checkable
 class Deploy(Protocol):
     def put(self, build: Build, append: str, deadline: Deadline) -> str:
-        """Make ``build`` what the next power-on boots, with ``append`` as its command line. Returns its digest. DeployError."""
+        """Make ``build`` what the next power-on boots, or the driver's own `start` where it is one that `Carries`, with ``append`` as its
+        command line. Returns its digest. DeployError."""
 
     def reproduce(self, build: Build, append: str) -> str:
         """A shell command that shows the same boot by hand on a terminal, runnable as pasted; empty if there is none."""
