@@ -212,13 +212,13 @@ class Session:
 
     def power_on(self) -> int:
         """Off, the build put on it, on. Returns time zero in monotonic ns; nothing is waited for after that."""
-        deadline = Deadline.after(POWER_DEADLINE)
         with together(self.machine.power):
-            self._deploy(deadline)
+            self._deploy(Deadline.after(POWER_DEADLINE))
             self.watcher.status("booting")
             self._attempted += 1
             self.transcript.note(f"power on, boot {self._attempted}")
-            return self._start(warm=False, deadline=deadline)
+            # A deadline of its own: a build that is written to a disk takes longer to put there than any verb.
+            return self._start(warm=False, deadline=Deadline.after(POWER_DEADLINE))
 
     def wake(self, folder: Path) -> None:
         """Start as a copy of the machine that is kept there, instead of a boot. PowerError, DeployError, ManagementError."""
