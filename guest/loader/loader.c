@@ -1,14 +1,15 @@
 /* Boots what the network gave only if it is what was sent.
  *
  * iPXE cannot check a digest, so it loads this in the kernel's place, by the multiboot protocol (version 1, 3.2 to 3.4), and the kernel, its
- * command line and its initramfs as modules in this order. Our own command line has their SHA-256. If they are right, the kernel is started
- * by the 16-bit protocol of Linux (Documentation/arch/x86/boot.rst), so that it asks the firmware itself, as it does after any boot loader.
+ * command line and its initramfs as modules in this order. Our own command line has a key, which the lab made for this offer, and the tag of each
+ * under it (poly1305.h). If they are right, the kernel is started by the 16-bit protocol of Linux (Documentation/arch/x86/boot.rst), so that it
+ * asks the firmware itself, as it does after any boot loader.
  *
  * What is found is told on the serial port that the kernel's command line calls its console, one line each:
- *   labctl-loader: kernel sha256:HEX ok
- *   labctl-loader: initrd sha256:HEX is not as sent
+ *   labctl-loader: kernel poly1305:HEX ok
+ *   labctl-loader: initrd poly1305:HEX is not as sent
  */
-#include <stdint.h>
+#include "poly1305.h"
 
 struct module { uint32_t start, end, string, reserved; };
 struct info {
@@ -93,67 +94,73 @@ static void open_serial(const char *command_line)
 	out8(port + 3, 0x03);
 }
 
-/* --- SHA-256 (FIPS 180-4) --------------------------------------------------------------------------------------------- */
+/* --- words of 64 bits (start.S goes there and back) --------------------------------------------------------------------- */
 
-static const uint32_t k[64] = {
-	0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be,
-	0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa,
-	0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967, 0x27b70a85,
-	0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85, 0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3,
-	0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070, 0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f,
-	0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
-};
-
-static uint32_t turn(uint32_t x, int n) { return x >> n | x << (32 - n); }
-
-/* One round. The names change places instead of the values: where this is emulated, each move costs. */
-#define ROUND(a, b, c, d, e, f, g, h, i, word) do { \
-	uint32_t t = h + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + (g ^ (e & (f ^ g))) + k[i] + (word); \
-	d += t; \
-	h = t + (turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & b) | (c & (a | b))); \
-} while (0)
-#define EIGHT(i, W) \
-	ROUND(a, b, c, d, e, f, g, h, i + 0, W(i + 0)); ROUND(h, a, b, c, d, e, f, g, i + 1, W(i + 1)); \
-	ROUND(g, h, a, b, c, d, e, f, i + 2, W(i + 2)); ROUND(f, g, h, a, b, c, d, e, i + 3, W(i + 3)); \
-	ROUND(e, f, g, h, a, b, c, d, i + 4, W(i + 4)); ROUND(d, e, f, g, h, a, b, c, i + 5, W(i + 5)); \
-	ROUND(c, d, e, f, g, h, a, b, i + 6, W(i + 6)); ROUND(b, c, d, e, f, g, h, a, i + 7, W(i + 7))
-#define FIRST(i) (w[i] = __builtin_bswap32(((const uint32_t *)p)[i]))
-#define NEXT(i) (w[(i) & 15] += w[((i) + 9) & 15] + SMALL0(w[((i) + 1) & 15]) + SMALL1(w[((i) + 14) & 15]))
-#define SMALL0(x) (turn(x, 7) ^ turn(x, 18) ^ (x) >> 3)
-#define SMALL1(x) (turn(x, 17) ^ turn(x, 19) ^ (x) >> 10)
-
-static void block(uint32_t s[8], const uint8_t *p)
+static void ask_cpu(uint32_t leaf, uint32_t *a, uint32_t *d)
 {
-	uint32_t w[16];
-	uint32_t a = s[0], b = s[1], c = s[2], d = s[3], e = s[4], f = s[5], g = s[6], h = s[7];
-	EIGHT(0, FIRST);
-	EIGHT(8, FIRST);
-	for (uint32_t i = 16; i < 64; i += 16) {
-		const uint32_t *const k_of_all = k;
-		const uint32_t *k = k_of_all + i;
-		EIGHT(0, NEXT);
-		EIGHT(8, NEXT);
-	}
-	s[0] += a, s[1] += b, s[2] += c, s[3] += d, s[4] += e, s[5] += f, s[6] += g, s[7] += h;
+	uint32_t b, c = 0;
+	__asm__ volatile("cpuid" : "=a"(*a), "=b"(b), "+c"(c), "=d"(*d) : "a"(leaf));
 }
 
-static void digest(const uint8_t *data, uint32_t size, char hex[65])
+int has_long_mode(void)
 {
-	uint32_t h[8] = { 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19 };
-	uint8_t last[128] = { 0 };
-	uint32_t whole = size & ~63u, rest = size - whole, padded = rest < 56 ? 64 : 128;
-	for (uint32_t i = 0; i < whole; i += 64)
-		block(h, data + i);
-	for (uint32_t i = 0; i < rest; i++)
-		last[i] = data[whole + i];
-	last[rest] = 0x80;
-	*(uint32_t *)(last + padded - 8) = __builtin_bswap32(size >> 29);
-	*(uint32_t *)(last + padded - 4) = __builtin_bswap32(size << 3);
-	for (uint32_t i = 0; i < padded; i += 64)
-		block(h, last + i);
-	for (int i = 0; i < 64; i++)
-		hex[i] = "0123456789abcdef"[h[i / 8] >> (28 - 4 * (i % 8)) & 15];
-	hex[64] = 0;
+	uint32_t a, d;
+	ask_cpu(0x80000000u, &a, &d);
+	if (a < 0x80000001u)
+		return 0;
+	ask_cpu(0x80000001u, &a, &d);
+	return d >> 29 & 1;
+}
+
+uint64_t tables[6][512] __attribute__((aligned(4096)));
+
+/* Each address below 4 GiB is itself: one table of 512 GiB each, one of 1 GiB each, four of 2 MiB each. */
+void make_tables(void)
+{
+	tables[0][0] = (uint32_t)tables[1] | 3;
+	for (uint32_t i = 0; i < 4; i++)
+		tables[1][i] = (uint32_t)tables[2 + i] | 3;
+	for (uint32_t i = 0; i < 4 * 512; i++)
+		tables[2 + i / 512][i % 512] = (uint64_t)i << 21 | 0x83;
+}
+
+/* --- the check -------------------------------------------------------------------------------------------------------- */
+
+static const char digits[] = "0123456789abcdef";
+
+/* Bytes from `count` pairs of digits; 0 if something else stands there. */
+static int bytes_of(const char *hex, uint8_t *bytes, uint32_t count)
+{
+	for (uint32_t i = 0; i < 2 * count; i++) {
+		uint32_t value = 0;
+		while (value < 16 && digits[value] != hex[i])
+			value++;
+		if (value == 16)
+			return 0;
+		bytes[i / 2] = (uint8_t)(i % 2 ? bytes[i / 2] | value : value << 4);
+	}
+	return 1;
+}
+
+/* Says what it found, and goes on only if that is what was sent. */
+static void check(const struct module *part, const char *name, const char *sent, const uint8_t key[KEY])
+{
+	uint8_t tag[TAG], wanted[TAG];
+	char hex[2 * TAG + 1];
+	poly1305((const uint8_t *)part->start, part->end - part->start, key, tag);
+	for (int i = 0; i < 2 * TAG; i++)
+		hex[i] = digits[tag[i / 2] >> (i % 2 ? 0 : 4) & 15];
+	hex[2 * TAG] = 0;
+	say("labctl-loader: ");
+	say(name);
+	say(" poly1305:");
+	say(hex);
+	int same = sent && bytes_of(sent, wanted, TAG);
+	for (int i = 0; same && i < TAG; i++)
+		same = wanted[i] == tag[i];
+	say(same ? " ok\n" : " is not as sent\n");
+	if (!same)
+		stop();
 }
 
 /* --- memory ----------------------------------------------------------------------------------------------------------- */
@@ -216,25 +223,17 @@ uint32_t verify_and_place(uint32_t magic, const struct info *info)
 	memcpy((void *)COMMAND_LINE, (void *)m[1].start, words);
 	open_serial((const char *)COMMAND_LINE);
 
+	uint8_t key[KEY];
+	const char *secret = find((const char *)info->cmdline, " key=");
+	if (!secret || !bytes_of(secret, key, KEY))
+		give_up("loader", ": was given no key");
 	for (uint32_t i = 0; i < count; i++) {
-		char hex[65];
 		char word[16] = " ", *w = word + 1;
 		for (const char *c = names[i]; *c; c++)
 			*w++ = *c;
 		*w++ = '=';
 		*w = 0;
-		const char *sent = find((const char *)info->cmdline, word);
-		digest((const uint8_t *)m[i].start, m[i].end - m[i].start, hex);
-		say("labctl-loader: ");
-		say(names[i]);
-		say(" sha256:");
-		say(hex);
-		int same = sent != 0;
-		for (int c = 0; same && c < 64; c++)
-			same = sent[c] == hex[c];
-		say(same ? " ok\n" : " is not as sent\n");
-		if (!same)
-			stop();
+		check(&m[i], names[i], find((const char *)info->cmdline, word), key);
 	}
 
 	uint32_t kernel = m[0].start, size = m[0].end - m[0].start;

@@ -21,6 +21,63 @@ _start:
 	lgdt gdt
 	lidt real_vectors
 	ljmp $0x08, $narrow_offset
+
+# void blocks_long(state, bytes, count, high): of poly1305.c. Interrupts are off all the time; paging is on only here.
+	.global blocks_long
+blocks_long:
+	push %ebp
+	push %ebx
+	push %esi
+	push %edi
+	call make_tables
+	mov 20(%esp), %edi
+	mov 24(%esp), %esi
+	mov 32(%esp), %ebx
+	lgdt gdt
+	mov %cr4, %eax
+	or $0x20, %eax			# PAE
+	mov %eax, %cr4
+	mov $tables, %eax
+	mov %eax, %cr3
+	mov $0xc0000080, %ecx		# EFER
+	rdmsr
+	or $0x100, %eax			# LME
+	wrmsr
+	mov 28(%esp), %ecx
+	mov %cr0, %eax
+	or $0x80000000, %eax		# PG
+	mov %eax, %cr0
+	ljmp $0x18, $long
+	.code64
+long:
+	mov %esp, %esp			# the upper halves of all are not defined
+	mov %edi, %edi
+	mov %esi, %esi
+	mov %ebx, %ebx
+#include "poly1305_long.h"
+	mov $0x20, %eax
+	push %rax
+	mov $not_long, %eax
+	push %rax
+	lretq
+	.code32
+not_long:
+	mov %cr0, %eax
+	and $0x7fffffff, %eax
+	mov %eax, %cr0
+	mov $0xc0000080, %ecx
+	rdmsr
+	and $0xfffffeff, %eax
+	wrmsr
+	mov %cr4, %eax
+	and $0xffffffdf, %eax
+	mov %eax, %cr4
+	pop %edi
+	pop %esi
+	pop %ebx
+	pop %ebp
+	ret
+
 	.code16
 narrow:
 	mov $0x10, %ax
@@ -61,6 +118,8 @@ table:
 	.quad 0
 	.quad 0x00009b020000ffff				# 16-bit code at 0x20000, where we are
 	.quad 0x000093000000ffff					# 16-bit data
+	.quad 0x00209b0000000000				# 64-bit code
+	.quad 0x00cf9b000000ffff				# 32-bit code, all of memory
 table_end:
 gdt:
 	.word table_end - table - 1

@@ -1,4 +1,4 @@
-"""A small program of ``guest/`` that runs in a machine, compiled here once by gcc and kept in the cache, named by its sources."""
+"""A small program, compiled here once by gcc and kept in the cache, named by its sources: most are of ``guest/`` and run in a machine."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from labctl.errors import DeployError, StorageError
 from labctl.process import run
 
 
-def compiled(name: str, sources: Sequence[str], flags: Sequence[str], also: Sequence[str] = ()) -> Path:
-    """The program of the folder ``guest/NAME``; ``also`` are files that gcc reads besides (``@`` in a flag is that folder).
+def compiled(name: str, sources: Sequence[str], flags: Sequence[str], also: Sequence[str] = (), folder: Path | None = None) -> Path:
+    """The program of ``folder``, or else of ``guest/NAME``; ``also`` are files that gcc reads besides (``@`` in a flag is that folder).
 
     HostToolMissing, DeployError with gcc's words, StorageError.
     """
-    folder = shipped("guest") / name
+    folder = folder or shipped("guest") / name
     content = [(folder / file).read_bytes() for file in (*sources, *also)]
     made = cache_folder() / f"{name}-{hashlib.sha256(repr((tuple(flags), content)).encode()).hexdigest()[:16]}"
     if made.exists():
@@ -30,7 +30,7 @@ def compiled(name: str, sources: Sequence[str], flags: Sequence[str], also: Sequ
             words = [*(flag.replace("@", str(folder)) for flag in flags), "-o", file.name, *(str(folder / source) for source in sources)]
             done = run(["gcc", *words], Deadline.after(60))
             if done.status != 0:
-                raise DeployError(f"the {name} that runs in the machine cannot be made: {done.words}")
+                raise DeployError(f"the program {name} cannot be made: {done.words}")
             os.link(file.name, made)
     except FileExistsError:
         pass  # by another process meanwhile

@@ -6,6 +6,7 @@ The library is python-ipmi, whose import name is ``pyipmi``; its errors end here
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ ANSWER = 5.0
 """Seconds that a BMC may take for one answer; a busy one takes two or three."""
 QUICK = 0.5
 """Seconds that it usually does not take."""
+KEPT = 10.0
+"""Seconds after which a session that was not used is no longer relied on."""
 _BMC = 0x20
 _WRONG_PASSWORD = (0x0D, 0x0F)
 """RAKP status codes: unauthorized name, invalid integrity check value (IPMI 2.0, table 13-15)."""
@@ -60,6 +63,54 @@ class Refused(ManagementError):
 def session(address: Address, deadline: Deadline) -> Iterator[pyipmi.Ipmi]:
     """Log in for this block. ManagementError if the BMC does not answer, or without a sense; Refused if it says no; ConfigError if
     it refuses user or password: trying again would lock the account."""
+    with _understood(address, deadline):
+        ipmi = _connection(address)
+        try:
+            _log_in(ipmi, deadline)
+            yield ipmi
+        finally:
+            _close(ipmi)
+
+
+class Conversation:
+    """A session for several things in a row: the first one logs in. It is closed behind an error, and by `close`. For one thread.
+
+    A BMC ends a session of which it has heard nothing for a minute (IPMI 2.0, 6.12.15); `KEPT` is far below that.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._ipmi: pyipmi.Ipmi | None = None
+        self._used = 0.0
+
+    @contextmanager
+    def session(self, deadline: Deadline) -> Iterator[pyipmi.Ipmi]:
+        """As the function of that name, but that the session stays."""
+        if time.monotonic() - self._used > KEPT:
+            self.close()
+        try:
+            with _understood(self._address, deadline):
+                if self._ipmi is None:
+                    self._ipmi = _connection(self._address)
+                    _log_in(self._ipmi, deadline)
+                else:
+                    self._ipmi.interface.set_timeout(max(0.001, min(ANSWER, deadline.left)))
+                yield self._ipmi
+        except BaseException:
+            self.close()
+            raise
+        self._used = time.monotonic()
+
+    def close(self) -> None:
+        """Closed already is no error."""
+        ipmi, self._ipmi = self._ipmi, None
+        if ipmi is not None:
+            _close(ipmi)
+
+
+@contextmanager
+def _understood(address: Address, deadline: Deadline) -> Iterator[None]:
+    """What the library raises in this block becomes the lab's own."""
     try:
         import pyipmi
         import pyipmi.errors
@@ -69,11 +120,9 @@ def session(address: Address, deadline: Deadline) -> Iterator[pyipmi.Ipmi]:
             "IPMI needs the Python package python-ipmi", remedy="pip install 'labctl[hardware]'", target=address.target
         ) from None
     errors = pyipmi.errors
-    ipmi = _connection(address)
     waited = Deadline.after(deadline.left)
     try:
-        _log_in(ipmi, deadline)
-        yield ipmi
+        yield
     except errors.CompletionCodeError as error:
         raise Refused(f"{address} says {error.cc:#04x}: {_plain(error.cc_desc)}", code=error.cc, target=address.target) from None
     except errors.MessageStatusCodeError as error:
@@ -90,8 +139,6 @@ def session(address: Address, deadline: Deadline) -> Iterator[pyipmi.Ipmi]:
     except (errors.DecodingError, *_NO_SENSE) as error:
         what = f"{type(error).__name__}: {printable(str(error)[:100])}"
         raise ManagementError(f"{address} answers without a sense ({what})", target=address.target, remedy="reset the BMC") from None
-    finally:
-        _close(ipmi)
 
 
 def _connection(address: Address) -> pyipmi.Ipmi:

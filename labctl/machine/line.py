@@ -28,7 +28,7 @@ OFTEN = 5
 OFTEN_S = 60.0
 WRITE_DEADLINE = 10.0
 """Seconds that typed bytes may wait for a connection, or for the other side to take them."""
-_LOOK_S = 0.2
+_LOOK_S = 0.05
 """Seconds after which a reader with nothing to read looks whether it is still wanted."""
 _DRAIN = 1 << 23
 

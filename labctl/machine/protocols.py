@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal, Protocol, runtime_checkable
@@ -68,6 +69,14 @@ class Starves(Protocol):
 
     def starved(self, deadline: Deadline) -> str:
         """What the host has failed to give it while it is on; empty if nothing."""
+
+
+@runtime_checkable
+class Together(Protocol):
+    """A Power driver that sets something up for each verb, such as a session with a BMC, and can keep it for several in a row."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Verbs that this thread gives within this block may share it. What one of them breaks, the next one sets up anew."""
 
 
 @runtime_checkable
@@ -146,7 +155,8 @@ class Proves(Protocol):
 @runtime_checkable
 class Deploy(Protocol):
     def put(self, build: Build, append: str, deadline: Deadline) -> str:
-        """Make ``build`` what the next power-on boots, with ``append`` as its command line. Returns its digest. DeployError."""
+        """Make ``build`` what the next power-on boots, or the driver's own `start` where it is one that `Carries`, with ``append`` as its
+        command line. Returns its digest. DeployError."""
 
     def reproduce(self, build: Build, append: str) -> str:
         """A shell command that shows the same boot by hand on a terminal, runnable as pasted; empty if there is none."""

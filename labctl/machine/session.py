@@ -34,7 +34,7 @@ from labctl.errors import (
 from labctl.machine.boot import Boot, explain, wait_for_ready
 from labctl.machine.expect import ConsoleExpect
 from labctl.machine.nics import mac
-from labctl.machine.power import power_cycle
+from labctl.machine.power import power_cycle, together
 from labctl.machine.protocols import (
     Carries,
     CommandResult,
@@ -216,12 +216,13 @@ class Session:
 
     def power_on(self) -> int:
         """Off, the build put on it, on. Returns time zero in monotonic ns; nothing is waited for after that."""
-        deadline = Deadline.after(POWER_DEADLINE)
-        self._deploy(deadline)
-        self.watcher.status("booting")
-        self._attempted += 1
-        self.transcript.note(f"power on, boot {self._attempted}")
-        return self._start(warm=False, deadline=deadline)
+        with together(self.machine.power):
+            self._deploy(Deadline.after(POWER_DEADLINE))
+            self.watcher.status("booting")
+            self._attempted += 1
+            self.transcript.note(f"power on, boot {self._attempted}")
+            # A deadline of its own: a build that is written to a disk takes longer to put there than any verb.
+            return self._start(warm=False, deadline=Deadline.after(POWER_DEADLINE))
 
     def wake(self, folder: Path) -> None:
         """Start as a copy of the machine that is kept there, instead of a boot. PowerError, DeployError, ManagementError."""

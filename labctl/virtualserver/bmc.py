@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from labctl.deadline import Deadline
-from labctl.errors import InfraError, ManagementError
+from labctl.errors import DeployError, HostToolMissing, InfraError, ManagementError, StorageError
+from labctl.machine.compiled import compiled
 from labctl.machine.ipmi import Address, session
 from labctl.process import Child, start
 from labctl.virtualserver import chassis
@@ -67,7 +68,7 @@ def start_simulator(settings: Settings, files: Files, keeper_socket: Path) -> Ch
     (state / "ipmi_sim" / settings.name).mkdir(parents=True, exist_ok=True)
     for kept in (state / "ipmi_sim" / settings.name).glob("sdr.*"):
         kept.unlink()  # it would add the same sensors again
-    program = shlex.join([sys.executable, "-I", "-S", chassis.__file__, str(keeper_socket)])
+    program = shlex.join([*_chassis_program(), str(keeper_socket)])
     if '"' in program or "\n" in program:
         raise InfraError(f"the BMC's simulator can't be given a path with a quote in it: {program}")
     lan = files.folder / "lan.conf"
@@ -102,6 +103,15 @@ def start_simulator(settings: Settings, files: Files, keeper_socket: Path) -> Ch
             raise InfraError(f"the BMC's simulator did not start: {last[-1] if last else 'it says nothing'}")
         child.wait(Deadline.after(0.02))
     return child
+
+
+def _chassis_program() -> list[str]:
+    """It is called a dozen times a boot, and Python's start takes more than all else that the simulator does for one; it is the way where
+    there is no compiler."""
+    try:
+        return [str(compiled("chassis", ["chassis.c"], ["-O2"], folder=Path(chassis.__file__).parent))]
+    except (HostToolMissing, DeployError, StorageError):
+        return [sys.executable, "-I", "-S", chassis.__file__]
 
 
 def _hex(data: bytes) -> str:

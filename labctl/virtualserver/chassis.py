@@ -1,6 +1,7 @@
 """What the BMC's simulator calls to switch the machine: ``python -I -S chassis.py SOCKET get power``.
 
-It is on the path of every power command, so it loads nothing but C modules: passes its words on to the keeper, prints its answer.
+Where there is gcc, chassis.c does the same without Python's start. This is on the path of every power command too, so it loads nothing but
+C modules: passes its words on to the keeper, prints its answer.
 """
 
 import _socket

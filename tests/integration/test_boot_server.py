@@ -24,6 +24,7 @@ from labctl.machine.bootserver.delivery import Delivery
 from labctl.machine.bootserver.dhcp import Network, config
 from labctl.machine.bootserver.offer import Offer, Shelf, describe
 from labctl.machine.bootserver.script import boot_script
+from labctl.machine.bootserver.seal import Seal
 from labctl.machine.bootserver.web import serving
 from labctl.machine.polling import until
 from labctl.machine.protocols import DriverContext
@@ -221,7 +222,8 @@ def inside(folder: str) -> None:
                     ["busybox", "tftp", "-g", "-r", "undionly.kpxe", "-l", "/dev/stdout", "10.77.0.1"], capture_output=True
                 ).stdout
             )
-            kernel, initrd = (describe(Path(path), "", "") for path in json.loads((Path(folder) / "build.json").read_text()))
+            seal, built = Seal(), json.loads((Path(folder) / "build.json").read_text())
+            kernel, initrd = (seal.describe(part, Path(path), "", "") for part, path in zip(("kernel", "initrd"), built, strict=True))
             files = {"kernel": kernel, "initrd": initrd}
             mac = "52:54:00:77:00:01"
             offer = Offer("rack1", mac, "", files)
@@ -230,8 +232,8 @@ def inside(folder: str) -> None:
             cmdline.write_text(append)
             from labctl.machine.bootserver.loader import loader
 
-            files |= {"cmdline": describe(cmdline, "", ""), "loader": describe(loader(), "", "")}
-            with shelf.offering(replace(offer, script=boot_script(offer.token, files, append), files=files)):
+            files |= {"cmdline": seal.describe("cmdline", cmdline, "", ""), "loader": describe(loader(), "", "")}
+            with shelf.offering(replace(offer, script=boot_script(offer.token, files, append, seal), files=files)):
                 _boot(mac)
         finally:
             service.send_signal(signal.SIGTERM)

@@ -21,6 +21,7 @@ from labctl.machine.accel import choose
 from labctl.machine.bootserver.loader import loader
 from labctl.machine.bootserver.offer import Offer, Shelf, describe
 from labctl.machine.bootserver.script import boot_script
+from labctl.machine.bootserver.seal import Seal
 from labctl.model import Build
 from tests.temporary_lab import LABCTL
 
@@ -110,13 +111,19 @@ def inside(folder: str) -> None:
         stack.callback(lambda: service.send_signal(signal.SIGTERM))
         assert service.stdout is not None
         assert "boot server: http://10.77.0.1:8069" in service.stdout.readline()
-        kernel, initrd = (describe(Path(path), "", "") for path in json.loads((Path(folder) / "build.json").read_text()))
+        seal, built = Seal(), json.loads((Path(folder) / "build.json").read_text())
+        kernel, initrd = (seal.describe(part, Path(path), "", "") for part, path in zip(("kernel", "initrd"), built, strict=True))
         append = "console=ttyS0,115200"
         cmdline = Path(folder) / "cmdline"
         cmdline.write_text(append)
-        files = {"kernel": kernel, "initrd": initrd, "cmdline": describe(cmdline, "", ""), "loader": describe(loader(), "", "")}
+        files = {
+            "kernel": kernel,
+            "initrd": initrd,
+            "cmdline": seal.describe("cmdline", cmdline, "", ""),
+            "loader": describe(loader(), "", ""),
+        }
         offer = Offer("rack1", MAC, "", files)
-        with shelf.offering(replace(offer, script=boot_script(offer.token, files, append))):
+        with shelf.offering(replace(offer, script=boot_script(offer.token, files, append, seal))):
             _boot(Path(folder))
 
 

@@ -17,6 +17,7 @@ from labctl.errors import ConfigError, ConsoleLost, DeployError, Problem
 from labctl.machine.bootserver import loader
 from labctl.machine.bootserver.offer import Fetch, File, Offer, Shelf, describe
 from labctl.machine.bootserver.script import PARTS, boot_script
+from labctl.machine.bootserver.seal import Seal
 from labctl.machine.bootserver.web import answers, serving
 from labctl.machine.protocols import DriverContext
 from labctl.machine.transcript import Transcript
@@ -45,6 +46,8 @@ class Delivery:
     """The boot server as the machine reaches it."""
 
     offer: Offer | None = field(default=None, init=False)
+    _tags: dict[str, str] = field(default_factory=dict, init=False)
+    """What the loader must find of each part of the offer."""
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
     _offering: ExitStack = field(default_factory=ExitStack, init=False)
     _serving: bool = field(default=False, init=False)
@@ -61,9 +64,9 @@ class Delivery:
     def _shelf(self) -> Shelf:
         return Shelf(self.service or self.context.workdir)
 
-    def put(self, files: dict[str, File], append: str) -> None:
+    def put(self, files: dict[str, File], append: str, seal: Seal | None = None) -> None:
         """Offer these instead of whatever was offered before, with ``append`` as the kernel's command line, in which ``@OFFER@`` is where
-        the machine finds them. DeployError, ConfigError."""
+        the machine finds them. ``seal``: a new one, which may have tags of files already. DeployError, ConfigError."""
         if self.service is not None and not self.mac:
             found, allowed = "is missing", "the address of the network card that boots: the boot server tells its machines by it"
             raise ConfigError([Problem(f"targets/{self.target}.toml", f"{self.key}.mac", found, allowed)])
@@ -72,12 +75,15 @@ class Delivery:
         words = self.context.workdir / "cmdline"
         words.write_text(append)
         program = loader.loader()
+        seal = seal or Seal()
+        sealed = {part: seal.again(part, files[part], self.target) for part in PARTS if part in files and part not in seal.tags}
         files = {
             "loader": describe(program, "", self.target),
-            "cmdline": describe(words, "", self.target),
+            "cmdline": seal.describe("cmdline", words, "", self.target),
             **files,
+            **sealed,
         }
-        script = boot_script(token, files, append)
+        script = boot_script(token, files, append, seal)
         offer = Offer(self.target, "" if self.service is None else self.mac, script, files, token)
         self._offering.close()
         self._offering.enter_context(self._shelf.offering(offer))
@@ -85,6 +91,7 @@ class Delivery:
             self._stack.enter_context(serving(self._shelf, self.address, self.port, self.target))
             self._serving = True
         self.offer = offer
+        self._tags = {part: seal.tags[part] for part in PARTS if part in files}
         self.begin()
 
     def ask(self, deadline: Deadline) -> str:
@@ -101,7 +108,7 @@ class Delivery:
         self._began = time.time()
 
     def release(self) -> None:
-        self.offer = None
+        self.offer, self._tags = None, {}
         self._offering.close()
         self._stack.close()
         self._serving = False
@@ -136,7 +143,7 @@ class Delivery:
         said so, and was not heard."""
         said = self._check_words()
         assert self.offer is not None  # noqa: S101  # for the type checker
-        wanted = {part: self.offer.files[part].digest for part in PARTS if part in self.offer.files}
+        wanted = dict(self._tags)
         if said == wanted:
             return
         fetched = self.fetches()
@@ -170,8 +177,8 @@ class Delivery:
 
     @property
     def verified(self) -> bool:
-        """Whether the loader has seen everything."""
-        return self.offer is not None and len(self._check_words()) == sum(part in PARTS for part in self.offer.files)
+        """Whether the loader has found everything as it was sent."""
+        return self.offer is not None and self._check_words() == self._tags
 
     @property
     def _is_uefi(self) -> bool:
@@ -179,16 +186,16 @@ class Delivery:
         return "loader" not in self.fetches()
 
     def _check_words(self) -> dict[str, str]:
-        """Part → digest, as the loader has found it right. DeployError if it has found one wrong."""
+        """Part → tag, as the loader has found it right. DeployError if it has found one wrong."""
         said = self.transcript.read(self._since, self._since + (1 << 16))
         found: dict[str, str] = {}
         for words in loader.SAID.finditer(said):
-            part, digest = words["part"].decode(), words["digest"].decode()
+            part, tag = words["part"].decode(), words["tag"].decode()
             if words["how"] != b"ok":
-                sent = self.offer.files[part].digest if self.offer is not None and part in self.offer.files else "?"
-                raise self._failed(f"the {part} that arrived is not the one that was sent: sha256:{digest} instead of sha256:{sent}")
-            found.setdefault(part, digest)
-        if len(found) < sum(part in PARTS for part in (self.offer.files if self.offer else {})):
+                sent = self._tags.get(part, "?")
+                raise self._failed(f"the {part} that arrived is not the one that was sent: poly1305:{tag} instead of poly1305:{sent}")
+            found.setdefault(part, tag)
+        if len(found) < len(self._tags):
             for words in loader.GAVE_UP.finditer(said):
                 if not loader.SAID.match(words[0]):
                     raise self._failed(words["why"].decode(errors="replace"))
@@ -204,11 +211,14 @@ class Delivery:
         return DeployError(message, target=self.target, tail=self.transcript.tail(10, self._since), remedy=remedy)
 
 
-def parts_of(build: Build, target: str) -> dict[str, File]:
-    """What boots of a build, as it lies in the cache now. DeployError if it is gone, or is not what the build's digest says."""
-    files = {"kernel": describe(build.kernel, build.name, target)}
-    if build.initrd is not None:
-        files["initrd"] = describe(build.initrd, build.name, target)
+def parts_of(build: Build, target: str, seal: Seal | None = None) -> dict[str, File]:
+    """What boots of a build, as it lies in the cache now, with its tags in ``seal``. DeployError if it is gone, or is not what the build's
+    digest says."""
+    paths = {"kernel": build.kernel, **({"initrd": build.initrd} if build.initrd is not None else {})}
+    files = {
+        part: describe(path, build.name, target) if seal is None else seal.describe(part, path, build.name, target)
+        for part, path in paths.items()
+    }
     found = build_digest(*(f"sha256:{files[part].digest}" if part in files else "" for part in ("kernel", "initrd")))
     if found != build.digest:
         raise DeployError(

@@ -14,10 +14,10 @@ _FLAGS = (
     *("-m32", "-march=i686", "-O2", "-ffreestanding", "-fno-pic", "-no-pie", "-fno-stack-protector", "-fno-asynchronous-unwind-tables"),
     *("-nostdlib", "-static", "-s", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-T,@/loader.ld"),
 )
-SAID = re.compile(rb"labctl-loader: (?P<part>kernel|cmdline|initrd) sha256:(?P<digest>[0-9a-f]{64}) (?P<how>ok|is not as sent)")
+SAID = re.compile(rb"labctl-loader: (?P<part>kernel|cmdline|initrd) poly1305:(?P<tag>[0-9a-f]{32}) (?P<how>ok|is not as sent)")
 GAVE_UP = re.compile(rb"labctl-loader: (?P<why>[^\r\n]{1,120})[\r\n]")
 
 
 def loader() -> Path:
     """The program, made now if it was never made from these sources. HostToolMissing, DeployError, StorageError."""
-    return compiled("loader", ("start.S", "loader.c"), _FLAGS, also=("loader.ld",))
+    return compiled("loader", ("start.S", "loader.c", "poly1305.c"), _FLAGS, also=("loader.ld", "poly1305.h", "poly1305_long.h"))

@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +23,8 @@ from labctl.errors import DeployError, StorageError
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """Of a file within an offer: safe in a URL and in an iPXE script."""
 _SERVER = "boot-server.json"
+_PIECE = 1 << 18
+"""Bytes of a file that are read at a time."""
 _JOURNAL = 1 << 22
 """Bytes of a journal at most: a machine that asks without end fills no disk."""
 
@@ -59,12 +61,16 @@ class Offer:
         return cls(data["target"], data["mac"], data["script"], files, data["token"])
 
 
-def describe(path: Path, build: str, target: str) -> File:
-    """A file as it is now, read to its end. DeployError if it is gone or cannot be read."""
+def describe(path: Path, build: str, target: str, also: Callable[[memoryview], object] = lambda piece: None) -> File:
+    """A file as it is now, read to its end; ``also`` is told the same bytes. DeployError if it is gone or cannot be read."""
+    digest, size, piece = hashlib.sha256(), 0, memoryview(bytearray(_PIECE))
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return File(str(path), digest, os.fstat(file.fileno()).st_size)
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(piece):
+                digest.update(piece[:count])
+                also(piece[:count])
+                size += count
+            return File(str(path), digest.hexdigest(), size)
     except FileNotFoundError:
         raise DeployError(f"{path} is gone from the cache", target=target, remedy=f"labctl build {build}") from None
     except OSError as error:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from labctl.errors import DeployError
 from labctl.machine.bootserver.offer import File
+from labctl.machine.bootserver.seal import Seal
 
 PARTS = ("kernel", "cmdline", "initrd")
 _SPOILT_BY_IPXE = re.compile(r"\$\{|(?:^|\s)(?:\|\||&&|;|#)|[\n\r\t]|  ")
@@ -14,7 +15,7 @@ _SPOILT_BY_IPXE = re.compile(r"\$\{|(?:^|\s)(?:\|\||&&|;|#)|[\n\r\t]|  ")
 _SCRIPT = """#!ipxe
 echo labctl: fetching
 iseq ${{platform}} efi && goto efi ||
-kernel /offer/{token}/loader {digests} || goto failed
+kernel /offer/{token}/loader key={key} {tags} || goto failed
 {modules}
 boot || goto failed
 :efi
@@ -27,8 +28,9 @@ exit 1
 """
 
 
-def boot_script(token: str, files: Mapping[str, File], append: str) -> str:
-    """For what ``files`` has of `PARTS`. On a PC with a BIOS the loader checks them; UEFI boots the kernel itself, unchecked.
+def boot_script(token: str, files: Mapping[str, File], append: str, seal: Seal) -> str:
+    """For what ``files`` has of `PARTS`, each with its tag in ``seal``. On a PC with a BIOS the loader checks them; UEFI boots the kernel
+    itself, unchecked.
 
     DeployError for a command line that iPXE would spoil on UEFI: kernels there get it through iPXE's own words.
     """
@@ -40,7 +42,8 @@ def boot_script(token: str, files: Mapping[str, File], append: str) -> str:
         efi = ["echo labctl: iPXE cannot pass on this command line", "goto failed"]
     text = _SCRIPT.format(
         token=token,
-        digests=" ".join(f"{part}={files[part].digest}" for part in parts),
+        key=seal.key.hex(),
+        tags=" ".join(f"{part}={seal.tags[part]}" for part in parts),
         modules="\n".join(f"module /offer/{token}/{part} || goto failed" for part in parts),
         efi="\n".join(efi),
     )

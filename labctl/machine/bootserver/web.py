@@ -51,6 +51,8 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "labctl"
     sys_version = ""
     timeout = PATIENCE
+    disable_nagle_algorithm = True
+    """A small file would wait until the head of its answer is acknowledged: up to 40 ms, where that is put off (RFC 1122, 4.2.3.2)."""
     server: _Server
 
     def setup(self) -> None:

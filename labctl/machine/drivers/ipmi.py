@@ -6,9 +6,10 @@ Status), 28.3 (Chassis Control), 28.12 and 28.13 (boot options).
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from pydantic import Field
 from labctl.deadline import Deadline
 from labctl.errors import ManagementError, PowerError
 from labctl.machine import ipmi_health
-from labctl.machine.ipmi import Address, Refused, session
+from labctl.machine.ipmi import Address, Conversation, Refused, session
 from labctl.machine.polling import until
 from labctl.machine.protocols import DriverContext, HealthEvent, Reading
 from labctl.model import PowerState
@@ -46,6 +47,9 @@ class Ipmi:
     _sampled: dict[str, Any] | None = field(default=None, init=False)
     """Sensors that are read beside a measurement."""
 
+    _conversation: tuple[int, Conversation] | None = field(default=None, init=False)
+    """Within `together`: the thread that gives the verbs, and the session that they share."""
+
     stays_on = True
 
     @staticmethod
@@ -55,6 +59,23 @@ class Ipmi:
     @property
     def _address(self) -> Address:
         return Address(self.context.target.name, self.host, self.port, self.user, self.password, self.cipher_suite or None)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        if self._conversation is not None:  # within such a block already, or another thread is
+            yield
+            return
+        with closing(Conversation(self._address)) as conversation:
+            self._conversation = threading.get_ident(), conversation
+            try:
+                yield
+            finally:
+                self._conversation = None
+
+    def _session(self, deadline: Deadline) -> AbstractContextManager[pyipmi.Ipmi]:
+        if self._conversation is not None and self._conversation[0] == threading.get_ident():
+            return self._conversation[1].session(deadline)
+        return session(self._address, deadline)
 
     def on(self, deadline: Deadline) -> int:
         if self._off_since is not None:
@@ -85,14 +106,14 @@ class Ipmi:
         return t0_ns
 
     def state(self, deadline: Deadline) -> PowerState:
-        with session(self._address, deadline) as bmc:
+        with self._session(deadline) as bmc:
             return PowerState.ON if _is_on(bmc) else PowerState.OFF
 
     def boot_next(self, device: Literal["network", "disk"], deadline: Deadline) -> None:
         from pyipmi.chassis import BootDevice
 
         wanted = BootDevice.PXE if device == "network" else BootDevice.DEFAULT_HDD
-        with session(self._address, deadline) as bmc:
+        with self._session(deadline) as bmc:
             bmc.set_boot_options(wanted, "efi" if self.uefi else "legacy", False)
             found = bmc.get_boot_device()
         if found is not wanted:
@@ -133,7 +154,7 @@ class Ipmi:
     def _verb(self, verb: str, deadline: Deadline) -> Iterator[pyipmi.Ipmi]:
         """What the BMC refuses in this block is a verb that did not become true."""
         try:
-            with session(self._address, deadline) as bmc:
+            with self._session(deadline) as bmc:
                 yield bmc
         except Refused as error:
             raise PowerError(f"{verb}: {error.message}", target=self.context.target.name) from None

@@ -1,7 +1,7 @@
 """Network boot: the machine's own firmware fetches the build from the lab's boot server, for one boot at a time.
 
 The Power driver says to the BMC what to boot from; iPXE fetches a loader, kernel, command line and initramfs over HTTP; the loader
-checks their digests and starts the kernel.
+checks that they are what was sent, and starts the kernel.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from labctl.deadline import Deadline
 from labctl.errors import ConfigError, DeployError, Problem
 from labctl.machine.bootserver.delivery import Delivery, parts_of
 from labctl.machine.bootserver.impatience import Impatience
+from labctl.machine.bootserver.seal import Seal
 from labctl.machine.power import power_cycle
 from labctl.machine.protocols import BootDevice, Console, DriverContext, Power
 from labctl.machine.transcript import Transcript
@@ -63,11 +64,11 @@ class Netboot:
             found = f"the Power driver {type(self.power).__name__.lower()} cannot tell the machine what to boot from"
             allowed = "ipmi or redfish; boot_device = false for a machine that always boots from the network"
             raise ConfigError([Problem(f"targets/{target}.toml", "drivers.netboot", found, allowed)])
-        files = parts_of(build, target)
+        seal = Seal()
+        files = parts_of(build, target, seal)
         if self.power.state(deadline) is PowerState.ON:
             raise DeployError("the machine is on; a build is put on it when it is off", target=target)
-        self._delivery.put(files, append)
-        self._from_network(deadline)
+        self._delivery.put(files, append, seal)
         self._digest = build.digest
         return build.digest
 
