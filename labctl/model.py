@@ -582,6 +582,8 @@ class Attempt:
     benchmark: bool = False
     """It had the host to itself, for what it measured."""
     machine_events: tuple[MachineEvent, ...] = ()
+    arrived: tuple[str, ...] = ()
+    """Of each boot whose build travelled, the digest of what the machine proved to have got, in their order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ QUICK = 0.5
 """Seconds that it usually does not take."""
 KEPT = 10.0
 """Seconds after which a session that was not used is no longer relied on."""
+_NO_TIME = 0.2
+"""Seconds in which nobody can be asked: what came before has used up the time, and that is what there is to say."""
 _BMC = 0x20
 _WRONG_PASSWORD = (0x0D, 0x0F)
 """RAKP status codes: unauthorized name, invalid integrity check value (IPMI 2.0, table 13-15)."""
@@ -211,6 +213,8 @@ def _reason(error: BaseException, waited: Deadline) -> str:
         return ": nothing listens there"
     if isinstance(error, OSError) and error.strerror and not isinstance(error, TimeoutError):
         return f": {error.strerror}"
+    if waited.seconds < _NO_TIME:
+        return f": of the time for it {waited.seconds:.1f} s were left when it was asked"
     return f" within {waited.seconds - waited.left:.1f} s"
 
 

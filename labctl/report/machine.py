@@ -1,7 +1,9 @@
-"""What the machines said of themselves beside the tests: new entries of their event logs, temperature and draw during benchmarks."""
+"""What the machines said of themselves beside the tests: what they proved to have booted, new entries of their event logs, temperature and
+draw during benchmarks."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
@@ -26,6 +28,15 @@ def event_rows(run: RunResult) -> Iterator[dict[str, str]]:
     for result, attempt, event in events(run):
         number = f"{attempt.number}" if len(result.attempts) > 1 else ""
         yield {"cell": result.cell.id, "attempt": number, "at": _clock(event.at), "text": one_line(event.text, 200)}
+
+
+def arrival_rows(run: RunResult) -> Iterator[dict[str, str]]:
+    """A row for each digest that the boots of an attempt had; only of machines to which a build travels."""
+    for result in run.cells:
+        for attempt in result.attempts:
+            number = f"{attempt.number}" if len(result.attempts) > 1 else ""
+            for digest, boots in Counter(attempt.arrived).items():
+                yield {"cell": result.cell.id, "attempt": number, "boots": f"{boots}", "digest": one_line(digest, 80)}
 
 
 def reading_rows(summary: Summary) -> list[dict[str, str]]:

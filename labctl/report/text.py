@@ -215,6 +215,7 @@ def as_json(run: RunResult, report: Path | None) -> dict[str, Any]:
                 "readings": [
                     {"metric": metric, "params": dict(params), **_reading(found)} for (metric, params), found in readings(result).items()
                 ],
+                "arrived": [{"attempt": a.number, "digest": digest} for a in result.attempts for digest in a.arrived],
                 "machine_events": [
                     {"attempt": a.number, "number": e.number, "at": e.at, "text": e.text} for a in result.attempts for e in a.machine_events
                 ],

@@ -116,6 +116,7 @@ def page(run: RunResult, out: Path, raw_base: str) -> dict[str, Any]:
         "tests": Some.of(map(_test, sorted(summarise_tests(run), key=_troubled)), MOST_LISTED),
         "skips": Some.of(_skips(run), MOST_LISTED),
         "machine_events": Some.of(machine.event_rows(run), MOST_LISTED),
+        "arrivals": Some.of(machine.arrival_rows(run), MOST_LISTED),
         "machine_readings": Some.of(machine.reading_rows(summary), MOST_LISTED),
         "left_out": Some.of(run.left_out, MOST_LISTED),
         "reused": Some.of((links.of_reused(r.cell.id, r.reused) for r in run.cells if r.reused), MOST_LISTED),

@@ -306,6 +306,7 @@ def _read_attempt(folder: Path, number: int, unended: str) -> tuple[Attempt, flo
     first_boot: int | None = None
     stamps: tuple[tuple[float, str], ...] = ()
     machine_events: list[MachineEvent] = []
+    arrived: list[str] = []
     end: Mapping[str, Any] | None = None
     waiting_since: float | None = None
     waited = 0.0
@@ -339,6 +340,8 @@ def _read_attempt(folder: Path, number: int, unended: str) -> tuple[Attempt, flo
                 case "machine":
                     number_of, at = records.integer(fields.get("number"), 0), records.seconds(fields.get("at"), 0.0)
                     machine_events.append(MachineEvent(number_of, at, records.text(fields.get("text"))))
+                case "arrived":
+                    arrived.append(records.text(fields.get("digest")))
                 case "end":
                     records.choice(Outcome, fields.get("outcome"))
                     end = fields
@@ -367,6 +370,7 @@ def _read_attempt(folder: Path, number: int, unended: str) -> tuple[Attempt, flo
         distributions=tuple(distributions),
         benchmark=benchmark,
         machine_events=tuple(machine_events),
+        arrived=tuple(arrived),
     )
     return attempt, until, skipped
 

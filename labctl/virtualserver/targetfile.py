@@ -23,6 +23,8 @@ append = "console=ttyS0,115200"
 [drivers.{power}]
 {power_options}
 
+# To have builds written to its disk, put [drivers.disk] in the place of [drivers.netboot], with the same port, and with
+# url = "http://10.0.2.2:{boot_port}"
 [drivers.netboot]
 port = {boot_server_port}
 
@@ -51,6 +53,7 @@ def render(settings: Settings, files: Files) -> str:
         power=power,
         power_options=f"{options}\n{account}{uefi}",
         boot_server_port=settings.boot_server_port,
+        boot_port=settings.boot_port,
         console=console,
         console_options=f"{options}{host_key}",
         account=account,

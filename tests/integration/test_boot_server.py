@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from labctl.deadline import Deadline
-from labctl.errors import ConfigError, DeployError
+from labctl.errors import ConfigError, ConsoleLost, DeployError
 from labctl.machine.bootserver.delivery import Delivery
 from labctl.machine.bootserver.dhcp import Network, config
 from labctl.machine.bootserver.offer import Offer, Shelf, describe
@@ -160,8 +160,36 @@ def test_where_the_network_was_lost_is_told(tmp_path: Path, offer: Offer, whole:
                         lambda: begun in delivery.fetches() and delivery.fetches()[begun].sent > 0,
                         Deadline.after(20),
                     )
+                transcript.feed(b"iPXE initialising devices...\r\n")
                 with pytest.raises(DeployError, match=cause):
                     delivery.arrived(ready=False)
+        finally:
+            delivery.release()
+
+
+@pytest.mark.parametrize(
+    ("ready", "heard", "cause"),
+    [
+        (True, b"[    0.000000] Linux version 6.1\r\n", "the machine came up, and its loader was not heard"),
+        (False, b" \r\n", "nothing at all was heard of the machine meanwhile"),
+    ],
+)
+def test_a_console_that_has_lost_the_loaders_words(tmp_path: Path, offer: Offer, ready: bool, heard: bytes, cause: str) -> None:
+    """The lab's loss, and no word about the build."""
+    target = Target("rack1", TargetConfig.model_validate({"schema": 1, "cpus": 1, "memory": "256M", "drivers": {"qemu": {}}}))
+    with Transcript() as transcript, socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+        probe.close()
+        delivery = Delivery(DriverContext(target, tmp_path), transcript, "drivers.netboot", "127.0.0.1", port, "", None)
+        try:
+            delivery.put({"kernel": offer.files["kernel"]}, "quiet")
+            assert delivery.offer is not None
+            for name in ("loader", "kernel", "cmdline"):
+                assert ask(port, f"/offer/{delivery.offer.token}/{name}")[0] == 200
+                assert until(lambda name=name: delivery.fetches()[name].whole, Deadline.after(20))  # type: ignore[misc]
+            transcript.feed(heard)
+            with pytest.raises(ConsoleLost, match=cause):
+                delivery.arrived(ready=ready)
         finally:
             delivery.release()
 

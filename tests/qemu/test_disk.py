@@ -78,7 +78,8 @@ def test_cut_in_the_middle_it_goes_on_where_it_was_and_boots_from_the_disk(serve
         assert session.append in words
         assert "BOOT_IMAGE=/kernel" in words  # the disk's boot loader says so
     log = said(server)[before:]
-    assert "round 1: 4 of 7 pieces written" in log or "round 1: 5 of 7 pieces written" in log
+    # Four pieces were there, or three, and the fourth in part: an image of the same build is the same, from its first piece on.
+    assert "round 1: 3 of 7 pieces written" in log or "round 1: 4 of 7 pieces written" in log
     assert "round 2: 0 of 7 pieces written" in log
 
 
@@ -87,10 +88,10 @@ def test_what_can_be_known_before_is_said_before_anything_is_powered(server: Vir
     with Session(target(server, disk="8M"), build, tmp_path) as session, pytest.raises(DeployError, match="the machine's disk 8M"):
         session.booted()
     with (
-        Session(target(server, image="/no/such.image"), build, tmp_path) as session,
-        pytest.raises(DeployError, match=r"such\.image is gone"),
+        pytest.raises(ConfigError, match=r"disk\.image: '/no/such\.image' is no file"),
+        Session(target(server, image="/no/such.image"), build, tmp_path),
     ):
-        session.booted()
+        pass
     with Session(target(server, service="/nowhere"), build, tmp_path) as session, pytest.raises(ConfigError, match="mac: is missing"):
         session.booted()
     assert said(server) == before

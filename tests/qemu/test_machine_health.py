@@ -60,6 +60,9 @@ def test_it_is_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert sample["machine"] == {"machine_degc": 45.0, "machine_watts": 180.0}
         page = Path(told["report"]).read_text()
         assert event["text"] in page
+        (arrival,) = cell["arrived"]  # what booted is what every byte was checked of
+        assert arrival["digest"].startswith("sha256:")
+        assert arrival["digest"] in page
         assert "45 °C" in page
         assert "180 W" in page
         text = subprocess.run([LABCTL, "runs", "show", told["run"]], cwd=root, capture_output=True, text=True, check=True).stdout

@@ -215,11 +215,15 @@ def test_what_the_machine_said_of_itself(tmp_path: Path) -> None:
     event = MachineEvent(7, 1_700_000_000.0, "temperature, sensor 1: <b>asserted</b>")
     conditions = {"load1": 1.0, "machine_degc": 45.0, "machine_watts": 180.5}
     samples = tuple(replace(s, conditions=conditions) for s in first.attempts[0].samples)
-    told = replace(first, attempts=(replace(first.attempts[0], machine_events=(event,), samples=samples),))
+    digests = ("sha256:" + "ab" * 32, "sha256:" + "ab" * 32, "sha256:" + "cd" * 32)
+    told = replace(first, attempts=(replace(first.attempts[0], machine_events=(event,), samples=samples, arrived=digests),))
     run = replace(run, cells=(told, *run.cells[1:]))
     text = page_of(write_html(run, tmp_path / "report.html")).text
     assert "temperature, sensor 1: <b>asserted</b>" in text
     assert "2023-11-14 22:13:20" in text
     assert "45 °C" in text
     assert "180.5 W" in text
+    words = " ".join(text.split())
+    assert "2sha256:" + "ab" * 32 in words
+    assert "1sha256:" + "cd" * 32 in words
     assert "What the machines said" not in page_of(write_html(ordinary_run(tmp_path), tmp_path / "report.html")).text

@@ -164,6 +164,7 @@ def test_json_is_what_was_promised() -> None:
         "reused_from",
         "samples",
         "readings",
+        "arrived",
         "machine_events",
     ]
     assert cell["id"] == "debian-cloud/qemu-1c-512m/boot"

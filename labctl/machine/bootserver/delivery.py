@@ -171,6 +171,15 @@ class Delivery:
             return
         if gap := self.transcript.gap_since(self._since):
             raise ConsoleLost(f"{gap}; what the loader found of the files is not known", target=self.target, tail=self.transcript.tail(10))
+        if not said and (ready or not self.transcript.read(self._since).strip()):
+            # Who has fetched all of it has spoken on the way, and who is ready has been started by somebody.
+            heard = "the machine came up, and its loader was not heard" if ready else "nothing at all was heard of the machine meanwhile"
+            raise ConsoleLost(
+                f"all of it was fetched, {heard}: the console has lost something, and what arrived is not known to be what was sent",
+                target=self.target,
+                tail=self.transcript.tail(10, self._since),
+                remedy="is the machine's console the one that the target's file names, and is anybody else on it?",
+            )
         raise self._failed(
             "all of it was fetched, and the loader that checks it was not heard: it did not start, or the console lost what it said"
         )

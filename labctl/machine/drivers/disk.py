@@ -8,6 +8,7 @@ wrote, and goes on where it was interrupted (``guest/installer``).
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from labctl.errors import ConfigError, DeployError, Problem
 from labctl.machine.bootserver import diskimage
 from labctl.machine.bootserver.delivery import Delivery, parts_of
 from labctl.machine.bootserver.offer import File, describe
+from labctl.machine.lockfile import printable
 from labctl.machine.power import power_cycle
 from labctl.machine.protocols import BootDevice, DriverContext, Power
 from labctl.machine.transcript import Transcript
@@ -30,6 +32,8 @@ from labctl.model import Build, PowerState, Target, format_size
 PIECE = 4 << 20
 """Bytes of a piece: as in guest/installer/install.sh."""
 _VERB = 30.0
+_SAID = re.compile(rb"labctl-installer: ([^\r\n]{1,200})\r?\n")
+_LOOPBACK = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|::1")
 _LOOK = 0.25
 """Seconds between two looks at what the installer did."""
 
@@ -57,6 +61,8 @@ class Disk:
     mac: Annotated[str, Field(pattern=r"^([0-9a-f]{2}(:[0-9a-f]{2}){5})?$")] = ""
 
     _digest: str = field(default="", init=False)
+    _spoke: int = field(default=0, init=False)
+    """Where in the transcript the installer's boot began."""
 
     @staticmethod
     def host_programs(_target: Target, options: Mapping[str, Any]) -> list[str]:
@@ -73,6 +79,11 @@ class Disk:
             for key, path in files.items()
             if not Path(path).is_file()
         ]
+        address = options.get("address", "127.0.0.1")
+        if not options.get("url") and not options.get("service") and _LOOPBACK.fullmatch(str(address)):
+            what = f"none, and the boot server listens on {address}, where no machine but this one reaches it"
+            allowed = "the boot server as the machine reaches it (the target file of a virtual server says it in a comment)"
+            found.append(Problem(where, "drivers.disk.url", what, allowed))
         image = Path(files.get("image", ""))
         if target.config.disk is not None and image.is_file() and (size := image.stat().st_size) > target.config.disk:
             what = f"the image has {format_size(size)}, the machine's disk {format_size(target.config.disk)}"
@@ -162,6 +173,7 @@ class Disk:
             if isinstance(power, BootDevice):
                 power.boot_next("network", Deadline.after(_VERB))
             self._delivery.begin()
+            self._spoke = self.transcript.size
             began = time.time()
             power_cycle(power, Deadline.after(_VERB))
             while True:
@@ -187,6 +199,13 @@ class Disk:
                 "see the machine's cable, its switch port, and the way to the boot server; what is on the disk already is not sent again",
             )
         self._delivery.arrived(ready=False)
+        words = _SAID.findall(self.transcript.read(self._spoke))
+        if words:  # it runs, and does not reach the lab
+            last = printable(words[-1].decode(errors="replace"))
+            return self._failed(
+                f"the installer runs, and the boot server did not hear of it within {self.patience:g} s; on its console it said: {last}",
+                f"can the machine reach {self._delivery.url}? It is drivers.disk.url, or made of address and port",
+            )
         return self._failed(
             f"the installer gave no sign within {self.patience:g} s",
             "its kernel needs drivers for the machine's network card and disk: `modules` of the build",
