@@ -247,6 +247,7 @@ def _sensors(result: dict[str, Any]) -> str:
 
 def _together(failed: list[LabctlError]) -> LabctlError:
     """One error for all, of the kind of the first; mistakes in files win."""
+    failed = list({(error.target, error.message): error for error in failed}.values())  # of its check and of its boot: once is enough
     mistakes = [problem for error in failed if isinstance(error, ConfigError) for problem in error.problems]
     others = [error for error in failed if not isinstance(error, ConfigError)]
     if mistakes and not others:
