@@ -226,6 +226,14 @@ def test_a_file_for_the_disk_that_is_not_there(labctl, lab: Path, monkeypatch: p
     assert ("the machine's disk 1M" in ran.err) == (key == "image")
 
 
+def test_a_check_asks_no_person(labctl, lab: Path) -> None:
+    """At night nobody is there, and a target that is switched by hand is no fault."""
+    (lab / "targets/bench.toml").write_text('cpus = 1\nmemory = "1G"\n[drivers.manual]\nterminal = "/dev/null/nowhere"\n')
+    ran = labctl("targets", "check", "bench")
+    assert ran.status == 0, ran.err
+    assert ran.out.splitlines()[1].split()[:5] == ["bench", "ok", "asks", "a", "person"]
+
+
 def test_targets_show_unknown(labctl, lab: Path) -> None:
     ran = labctl("targets", "show", "smal")
     assert ran.status == 2
