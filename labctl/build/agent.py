@@ -20,8 +20,9 @@ _FLAGS = ("-std=gnu11", "-O2", "-static", "-s")
 _COMPILE_S = 120.0
 _PATH = "usr/lib/labctl/agent"
 _MODULES = "usr/lib/labctl/agent-modules"
-_NEEDED = {"virtio": ("virtio_pci", "virtio_console")}
-"""Modules of the kernel's own package, by the kind of channel; those that it has built in are left out."""
+_NEEDED = {"virtio": ("virtio_pci", "virtio_console"), "tcp": ("virtio_pci", "virtio_net")}
+"""Modules of the kernel's own package, by the kind of channel; those that it has built in are left out. The card of
+a real machine is the build's own affair."""
 
 
 def equip(build: Build, argument: str, progress: Callable[[str], None] = lambda _: None, deadline: Deadline | None = None) -> Build:
@@ -34,13 +35,13 @@ def equip(build: Build, argument: str, progress: Callable[[str], None] = lambda 
         return build
     cache, deadline = Cache(), deadline or Deadline.after(600)
     binary = _binary(build.arch, cache, deadline, progress)
-    archive = cpio.archive(
-        [
-            cpio.file(_PATH, binary.files["agent"].read_bytes(), 0o755),
-            cpio.file("etc/labctl/rc.d/10-agent.sh", f"/{_PATH} --modules /{_MODULES} {argument}\n".encode()),
-        ]
-    )
-    wanted = _NEEDED.get(argument.partition(":")[0], ())
+    kind = argument.partition(":")[0]
+    hook, files = f"/{_PATH} --modules /{_MODULES} {argument}\n".encode(), [cpio.file(_PATH, binary.files["agent"].read_bytes(), 0o755)]
+    if kind == "tcp":
+        hook += (shipped("guest") / "agent" / "network.sh").read_bytes()
+        files.append(cpio.file("usr/lib/labctl/udhcpc", (shipped("guest") / "installer" / "udhcpc").read_bytes(), 0o755))
+    archive = cpio.archive([*files, cpio.file("etc/labctl/rc.d/10-agent.sh", hook)])
+    wanted = _NEEDED.get(kind, ())
     package = kernelmodules.package_of(build)
     if wanted and package is not None:
         archive += _modules(build.name, package, wanted, cache, deadline, progress).files["modules"].read_bytes()

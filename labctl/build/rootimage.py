@@ -102,6 +102,8 @@ def _format(root: Path, file: Path, room: int, where: str, cache: Cache, deadlin
     used = sum(-(-size // 4096) * 4096 for size in _sizes(root))
     # A tenth for the file system's own tables; without a journal's room a small one gets none.
     size = (used + used // 10 + room + (8 << 20)) // 4096
+    # Sparse, and still: its tables take a part of its size, and a machine may fill the rest of each copy.
+    cache.require_room("", size * 4096)
     words = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-L", LABEL, "-U", _UUID, "-m", "0", "-d", str(root)]
     done = run(
         [*words, "-E", f"root_owner=0:0,hash_seed={_UUID}", str(file), str(size)],

@@ -189,8 +189,8 @@ class Session:
         if not self.up:
             self.boot()
         if self._no_boot:
-            found = "no boot was asked for: the machine is a copy of one that had booted, or may be one next time"
-            raise ConfigError([Problem("suite.toml", "warm", found, "false, or target.boot()")])
+            found = "a test asks for the boot of a machine that is a copy of one that had booted, or may be one next time"
+            raise ConfigError([Problem("suite.toml", "warm = true", found, "a boot is made by target.boot(); or warm = false")])
         return self.boots[-1]
 
     def ready(self) -> None:

@@ -77,11 +77,12 @@ def _inside(case: TestResult, result: CellResult) -> Iterator[str]:
         each = "".join(f"\n        <property{_attributes(name='story', value=story)}/>" for story in case.stories)
         yield f"\n      <properties>{each}\n      </properties>"
     message = case.reason or result.reason
+    last = result.attempts[-1] if result.attempts else None
     match case.outcome:
         case Outcome.FAIL:
-            yield _element("failure", message, _kind(result, "TargetFailure"), case.details)
+            yield _element("failure", message, _kind(case, last, "TargetFailure"), case.details)
         case Outcome.ERROR:
-            yield _element("error", message, _kind(result, "InfraError"), case.details)
+            yield _element("error", message, _kind(case, last, "InfraError"), case.details)
         case Outcome.INVALID:
             yield _element("error", message, "MeasurementInvalid", case.details)
         case Outcome.SKIP:
@@ -90,19 +91,22 @@ def _inside(case: TestResult, result: CellResult) -> Iterator[str]:
             for attempt in result.attempts[:-1]:
                 failed = _failed(attempt, case.name)
                 if failed is not None:
-                    yield _element("flakyFailure", failed.reason, attempt.error or "TargetFailure", failed.details)
+                    yield _element("flakyFailure", failed.reason, _kind(failed, attempt, "TargetFailure"), failed.details)
 
 
 def _failed(attempt: Attempt, name: str) -> TestResult | None:
-    """That test in an earlier attempt, if it failed; the attempt itself, if it failed before that test was run."""
-    same = next((t for t in attempt.tests if t.name == name), None)
-    if same is not None:
-        return same if same.outcome in _BAD else None
-    return TestResult(name, attempt.outcome, 0.0, attempt.reason, attempt.excerpt) if attempt.outcome in _BAD else None
+    """That test in an earlier attempt, if it failed there; the attempt itself, if it failed before any test was run."""
+    if not attempt.tests and attempt.outcome in _BAD:
+        return TestResult(name, attempt.outcome, 0.0, attempt.reason, attempt.excerpt)
+    return next((t for t in attempt.tests if t.name == name and t.outcome in _BAD), None)
 
 
-def _kind(result: CellResult, usual: str) -> str:
-    return result.attempts[-1].error or usual if result.attempts else usual
+def _kind(case: TestResult, attempt: Attempt | None, usual: str) -> str:
+    """Of which class its error was. The attempt knows that of the test that speaks for it: the only bad one, or that of its reason."""
+    if attempt is None or not attempt.error:
+        return usual
+    alone = sum(test.outcome in _BAD for test in attempt.tests) <= 1
+    return attempt.error if alone or (case.reason and case.reason in attempt.reason) else usual
 
 
 def _left_out(left: LeftOut) -> str:

@@ -276,6 +276,8 @@ def _why_not_collected(report: pytest.CollectReport) -> str:
     """A file's own mistake without the machinery that found it: pytest marks the lines that tell it with an E."""
     text = str(report.longrepr)
     told = [line[1:].strip().removeprefix("labctl.errors.ConfigError: ") for line in text.splitlines() if line.startswith("E ")]
+    if told and all(line.startswith("environment: ") for line in told):
+        return "\n".join(told)  # the user's own mistake, found by each file that reads it: once is enough
     return f"{report.nodeid}: " + "\n  ".join(told) if told else text
 
 

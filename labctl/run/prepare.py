@@ -16,7 +16,7 @@ from labctl import __version__, process
 from labctl.build import suite
 from labctl.build.obtain import by_multiboot, check, obtain, recipes
 from labctl.config import Lab, nearest
-from labctl.errors import ConfigError, Problem
+from labctl.errors import BuildFailed, ConfigError, Problem
 from labctl.judge.promise import promises_of
 from labctl.machine import budget, registry, standing
 from labctl.model import Build, Cell, Channel, LeftOut, MatrixConfig, Recipe, Reused, Target
@@ -324,6 +324,9 @@ def _suited(lab: Lab, cells: Sequence[Cell], builds: Mapping[str, Build], progre
             build = suite.with_suite(lab, builds[cell.build], cell.suite, progress)
         except ConfigError as error:
             problems += error.problems
+            continue
+        except BuildFailed as error:  # a tool of the suite's: that says nothing about the build under test
+            problems.append(Problem(f"suites/{cell.suite}/suite.toml", "", error.message, error.remedy or "tools that can be made"))
             continue
         if build is not builds[cell.build]:
             suited[suited_key(cell)] = build

@@ -2,13 +2,16 @@
 
 What decides it: the build's files and words, the target's config, the suite's files and what all suites share (``conftest.py``), what
 runs inside the machine (``guest/``), labctl itself, and the host's kernel, CPU, Python and QEMU. Of files the content counts, never
-their time. Whether a cell measures is known once it was run, and such a cell is never proven (`labctl.store.proven`).
+their time. An environment variable counts for a suite
+whose files name it. Whether a cell measures is known once it was run, and such a cell is never proven (`labctl.store.proven`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,6 +23,7 @@ from labctl.run.work import suited_key
 
 _NOT_SOURCE = frozenset({"__pycache__"})
 _DECIDING = ("build", "machine", "parsers", "run", "config.py", "deadline.py", "errors.py", "histogram.py", "model.py", "process.py")
+_VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]+\b")
 _HOST = ("cpu", "kernel", "python", "qemu")
 
 
@@ -30,7 +34,10 @@ def keys(
 
     ``builds`` are by their names, and by ``BUILD/SUITE`` where a suite boots more than the build."""
     common = _digest({"lab": _shared(root), "labctl": _labctl(), "host": {name: host.get(name, "") for name in _HOST}})
-    by_suite = {suite: tree_digest(root / "suites" / suite) for suite in {cell.suite for cell in cells}}
+    by_suite = {
+        suite: _digest([tree_digest(place := root / "suites" / suite), settings(os.environ, place, *_shared_python(root))])
+        for suite in {cell.suite for cell in cells}
+    }
     by_build = {
         name: _digest(
             {
@@ -77,6 +84,17 @@ def tree_digest(*places: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def settings(environment: Mapping[str, str], *places: Path) -> dict[str, str]:
+    """Those variables that the Python files of these folders, or these files, name in whatever way: by them a user says how much a suite
+    does. A name is of two capital letters or more, so that no word of the language's is taken for one."""
+    named: set[str] = set()
+    for place in places:
+        for path in _files(place):
+            if path.suffix == ".py":
+                named.update(_VARIABLE.findall(path.read_text(errors="replace")))
+    return {name: environment[name] for name in sorted(named.intersection(environment))}
+
+
 def _files(place: Path) -> Iterable[Path]:
     if place.is_file():
         return [place]
@@ -85,9 +103,11 @@ def _files(place: Path) -> Iterable[Path]:
 
 def _shared(root: Path) -> str:
     """What every suite of the lab is run with."""
-    return tree_digest(
-        *sorted((root / "suites").glob("*.py")), *(root / name for name in ("conftest.py", "pyproject.toml", "pytest.ini", "guest"))
-    )
+    return tree_digest(*_shared_python(root), *(root / name for name in ("pyproject.toml", "pytest.ini", "guest")))
+
+
+def _shared_python(root: Path) -> list[Path]:
+    return [path for path in (*sorted((root / "suites").glob("*.py")), root / "conftest.py") if path.exists()]
 
 
 @cache

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.temporary_lab import TemporaryLab, reasons
+from tests.temporary_lab import TARGET, TemporaryLab, reasons
 
 SUITES = Path(__file__).parents[2] / "suites"
 WARM = "schema = 1\nwarm = true\n"
@@ -19,7 +19,7 @@ def test_a_setting_that_is_none(lab: TemporaryLab) -> None:
     lab.suite("integrity", "def test_nothing():\n    pass\n")
     for suite, files in {
         "storage": ("conftest.py", "storage_settings.py"),
-        "integrity": ("test_power_cuts.py", "integrity_settings.py"),
+        "integrity": ("test_power_cuts.py", "test_written_is_read.py", "integrity_settings.py"),
     }.items():
         for name in files:
             shutil.copy(SUITES / suite / name, lab.root / "suites" / suite / name)
@@ -34,8 +34,8 @@ def test_a_setting_that_is_none(lab: TemporaryLab) -> None:
     assert ran.status == 2, ran.err
     assert ran.err.splitlines()[-3:] == [
         "labctl: a suite cannot be read:",
-        "suites/integrity/test_power_cuts.py: environment: STORAGE_SIZE: found '0'; a size such as 512M or 4G, at least 1M",
-        "  environment: STORAGE_CUTS: found '-3'; a whole number of power cuts, from 1 to 1000",
+        "environment: STORAGE_SIZE: found '0'; a size such as 512M or 4G, at least 1M",
+        "environment: STORAGE_CUTS: found '-3'; a whole number of power cuts, from 1 to 1000",
     ]
 
 
@@ -66,3 +66,27 @@ def test_asking_for_a_boot_at_run_time_in_a_suite_of_copies(lab: TemporaryLab, f
     named = "booted" if fixture == "console" else fixture  # which it asks for itself
     assert cell["reason"].startswith(f"suites/only/test_only.py::test_x, of a suite with warm = true, asks for '{named}'"), cell["reason"]
     assert ran.status == 3
+
+
+def test_a_tool_that_cannot_be_made_is_no_fault_of_the_build(lab: TemporaryLab) -> None:
+    lab.suite("mine", "def test_x(shell):\n    pass\n")
+    lab.write("suites/mine/suite.toml", 'schema = 1\ntools = ["broken"]\n')
+    lab.write("guest/tools/broken.toml", 'schema = 1\nbuilder = "c"\n')
+    lab.write("guest/tools/broken.c", "int main(void) { return nowhere; }\n")
+    ran = lab.labctl("run", "matrix")
+    assert ran.status == 2, (ran.status, ran.err)
+    assert "suites/mine/suite.toml" in ran.err
+    assert "broken.c:1" in ran.err
+    assert not lab.runs, "nothing was begun"
+
+
+def test_an_image_that_no_disk_holds(lab: TemporaryLab) -> None:
+    """Refused before it is made: its tables alone would fill the disk."""
+    lab.suite("mine", "def test_x(shell):\n    pass\n")
+    lab.write("suites/mine/suite.toml", 'schema = 1\nimage = "huge"\n')
+    lab.write("guest/images/huge.toml", 'schema = 1\npackages = ["jq"]\nroom = "100T"\n')
+    lab.write(f"targets/{lab.target}.toml", TARGET.replace('disk_bus = "none"', 'disk_bus = "nvme"'))
+    ran = lab.labctl("run", "matrix")
+    assert ran.status == 3, (ran.status, ran.err)
+    assert "needed" in ran.err
+    assert not list(lab.cache.rglob("image"))

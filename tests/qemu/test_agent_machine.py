@@ -40,6 +40,28 @@ def session(debian: Build, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield held
 
 
+def test_over_tcp(debian: Build, tmp_path: Path) -> None:
+    """The card is set up by the machine, the port is the host's choice, and another one after a power cycle."""
+    config = {
+        "schema": 1,
+        "cpus": 1,
+        "memory": "256M",
+        "append": "console=ttyS0,115200",
+        "boot": {"deadline": 60, "silence": 30},
+        "nics": {"host": {"to": "host", "forward": [7007]}},
+        "drivers": {"qemu": {"disk_bus": "none"}, "agent": {"channel": "tcp"}},
+    }
+    target = Target(machine_name("agent-tcp"), TargetConfig.model_validate(config))
+    with Session(target, equipped(debian, target), tmp_path) as session:
+        for content in (b"one", bytes(100_000)):
+            session.put(content, "/tmp/file")
+            back = io.BytesIO()
+            session.get("/tmp/file", back)
+            assert back.getvalue() == content
+            assert session.run("echo out; echo err >&2; exit 3", check=False).stderr == "err\n"
+            session.boot()
+
+
 def test_an_agent_that_is_killed_is_told_at_once_and_starts_again(session: Session) -> None:
     began = time.monotonic()
     with pytest.raises(CommandFailed, match=r"the agent was killed, and has started anew, in the middle of 'kill -9 \$PPID; sleep 50'"):

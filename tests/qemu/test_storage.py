@@ -105,16 +105,18 @@ case "$*" in
 *--rw=terminated*) cat /usr/share/terminated.json >"$out" ;;
 *--rw=killed*) kill -9 $$ ;;
 *--rw=full*) mount -t tmpfs -o size=8k none /tmp && cat $report >"$out" || { umount /tmp; exit 1; } ;;
+*--rw=unanswered*) echo '<4>UNANSWERED' >/dev/kmsg; cat $report >"$out" ;;
 *--rw=crash*) sleep 1; echo c >/proc/sysrq-trigger; sleep 60 ;;
 esac
 """
+UNANSWERED = "nvme nvme0: I/O 789 (I/O Cmd) QID 1 timeout, aborting"
 JOBS = """
 import pytest
 from labctl.model import Direction, Metric
 
 IOPS = Metric("storage.iops", "1/s", Direction.HIGHER)
 
-@pytest.mark.parametrize("job", ["good", "truncated", "text", "empty", "terminated", "killed", "full", "crash"])
+@pytest.mark.parametrize("job", ["good", "truncated", "text", "empty", "terminated", "killed", "full", "unanswered", "crash"])
 def test_job(fio, record, job):
     done = fio(rw=job)
     record(IOPS, done.requests["read"].iops)
@@ -127,7 +129,7 @@ def test_the_machine_is_booted_again(shell):
 def test_jobs_that_go_wrong(lab: TemporaryLab) -> None:
     folder = copy_of("storage", lab, "conftest.py", "storage_settings.py")
     lab.write("suites/storage/test_jobs.py", JOBS)
-    lab.write("suites/storage/overlay/usr/bin/fio", FIO).chmod(0o755)
+    lab.write("suites/storage/overlay/usr/bin/fio", FIO.replace("UNANSWERED", UNANSWERED)).chmod(0o755)
     for name, recorded in {"fio": "randrw-qd8", "terminated": "terminated"}.items():
         report = gzip.decompress((REPOSITORY / f"tests/data/fio/{recorded}.json.gz").read_bytes())
         (folder / "overlay/usr/share").mkdir(exist_ok=True)
@@ -140,6 +142,10 @@ def test_jobs_that_go_wrong(lab: TemporaryLab) -> None:
     assert told["test_job[text]"] == ("invalid", "fio's report holds no JSON: 'read: IOPS=306k'")
     assert told["test_job[empty]"] == ("invalid", "fio's report is empty: it was killed, or could not write")
     assert told["test_job[terminated]"] == ("invalid", "fio was ended by signal 15")
+    assert told["test_job[unanswered]"] == (
+        "invalid",
+        f"QEMU's NVMe controller did not answer a request ({UNANSWERED}): no fault of the build, and no figure of it",
+    )
     assert told["test_job[killed]"][0] == told["test_job[full]"][0] == told["test_job[crash]"][0] == "fail"
     assert "exited with 137" in told["test_job[killed]"][1]
     assert "No space left on device" in told["test_job[full]"][1]

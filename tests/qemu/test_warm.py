@@ -67,7 +67,7 @@ def test_copies_share_no_clock_no_random_numbers_and_no_files(warm: Callable[[Ex
         assert two.run("ls /tmp").output == ""
         for session in (one, two):
             assert abs(int(session.run("date +%s").output) - time.time()) < 20
-        with pytest.raises(ConfigError, match="no boot was asked for"):
+        with pytest.raises(ConfigError, match="asks for the boot of a machine that is a copy"):
             one.booted()
 
 
@@ -218,4 +218,7 @@ def test_in_a_run(lab: TemporaryLab) -> None:
         assert late.cells["debian/only"]["outcome"] == "pass", reasons(late.cells)
         cell = late.cells["debian/well"]
         assert (cell["outcome"], cell["attempts"]) == ("error", 1), (how, reasons(late.cells))
-        assert cell["reason"].startswith("suite.toml: warm: no boot was asked for"), (how, cell["reason"])
+        assert cell["reason"].startswith("suite.toml: warm = true: a test asks for the boot of a machine that is a copy"), (
+            how,
+            cell["reason"],
+        )

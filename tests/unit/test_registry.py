@@ -112,6 +112,14 @@ def test_a_role_that_a_driver_may_do_without(tmp_path: Path) -> None:
         assert machine.deploy.console is machine.console  # type: ignore[attr-defined]
 
 
+def test_an_agent_over_a_network_that_does_not_lead_to_it() -> None:
+    """Refused with the file: found out by waiting for it, it would read as the build's fault."""
+    config: dict[str, object] = {"schema": 1, "cpus": 1, "memory": "128M", "drivers": {"qemu": {}, "agent": {"channel": "tcp"}}}
+    with pytest.raises(ConfigError, match=r"drivers\.agent\.channel: tcp, and no card of the emulated machine forwards port 7007"):
+        registry.check(Target("t", TargetConfig.model_validate(config)))
+    registry.check(Target("t", TargetConfig.model_validate({**config, "nics": {"host": {"to": "host", "forward": [7007]}}})))
+
+
 def test_what_a_machine_takes_of_the_host() -> None:
     """A server has CPUs and memory of its own, unless it is a virtual one."""
 

@@ -8,13 +8,14 @@ import json
 import math
 import os
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from labctl.errors import StorageError
-from labctl.model import Outcome
+from labctl.model import Outcome, TestResult
 from labctl.report.junit import write_junit
 from labctl.report.output import replacing
 from labctl.report.printable import excerpt, one_line
@@ -51,6 +52,22 @@ def test_every_cell_is_a_suite_and_every_outcome_has_its_element(tmp_path: Path)
     left_out = suites["debian-cloud-previous/qemu-2c-1g/storage"].find("testcase/skipped")
     assert left_out is not None
     assert "excluded" in (left_out.get("message") or "")
+
+
+def test_of_several_attempts_only_the_tests_that_failed_are_flaky(tmp_path: Path) -> None:
+    """Nor is one test's cause another's: of two that failed each has its own kind."""
+    run = ordinary_run(tmp_path)
+    cell = run.cells[0]
+    last = cell.attempts[-1]
+    bad = TestResult("test_a.py::test_bad", Outcome.FAIL, 1.0, "Kernel panic - not syncing: x")
+    first = replace(last, number=1, outcome=Outcome.FAIL, error="KernelCrash", reason=f"on a copy: {bad.reason} (and 1 more)",
+                    tests=(TestResult("test_a.py::test_also", Outcome.FAIL, 1.0, "AssertionError: 3 is not 4"), bad))  # fmt: skip
+    good = tuple(TestResult(f"test_a.py::test_{name}", Outcome.PASS, 1.0) for name in ("also", "bad", "later"))
+    told = replace(cell, attempts=(first, replace(last, number=2, tests=good)))
+    write_junit(replace(run, cells=(told,)), tmp_path / "junit.xml")
+    flaky = {c.get("name"): c.find("flakyFailure") for c in ET.parse(tmp_path / "junit.xml").getroot().iter("testcase")}
+    kinds = {name: None if found is None else found.get("type") for name, found in flaky.items()}
+    assert kinds == {"test_a.py::test_also": "TargetFailure", "test_a.py::test_bad": "KernelCrash", "test_a.py::test_later": None}
 
 
 def test_counts_are_those_of_the_elements(tmp_path: Path) -> None:

@@ -44,6 +44,25 @@ def test_the_key_is_the_same_while_nothing_changes(lab: Path) -> None:
     assert key(lab, host={**HOST, "memory": "2"}) == before
 
 
+def test_a_variable_of_the_environment_that_a_suite_names(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By it a user says how much the suite does: what passed with one power cut does not stand for a hundred."""
+    for name in ("STORAGE_CUTS", "OTHER_CUTS", "SHARED_CUTS"):
+        monkeypatch.delenv(name, raising=False)
+    (lab / "suites/s/settings.py").write_text('CUTS = from_environment((Number("STORAGE_CUTS", 2, 1, 1000),))\n')
+    (lab / "conftest.py").write_text('import os\nos.environ.get("SHARED_CUTS")\n')
+    unset = key(lab)
+    monkeypatch.setenv("OTHER_CUTS", "1")
+    assert key(lab) == unset, "nobody reads it"
+    seen = {unset}
+    for name, value in (("STORAGE_CUTS", "1"), ("STORAGE_CUTS", "100"), ("SHARED_CUTS", "1")):
+        monkeypatch.setenv(name, value)
+        assert key(lab) not in seen, (name, value)
+        seen.add(key(lab))
+    monkeypatch.delenv("STORAGE_CUTS")
+    monkeypatch.delenv("SHARED_CUTS")
+    assert key(lab) == unset
+
+
 def test_each_thing_that_decides_a_result_changes_the_key(lab: Path) -> None:
     seen = {key(lab)}
 

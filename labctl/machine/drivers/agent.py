@@ -16,7 +16,7 @@ from labctl.deadline import Deadline, DeadlineExpired
 from labctl.errors import CommandFailed, ConsoleLost, LabctlError, Problem, TargetHung
 from labctl.machine.agentclient import AgentClient, AgentLost, AgentRefused, StreamEnded
 from labctl.machine.boot import explain
-from labctl.machine.protocols import CommandResult, DriverContext, Ports
+from labctl.machine.protocols import CommandResult, DriverContext, Forwards, Ports, Power
 from labctl.machine.transcript import Pattern, Transcript, Watch
 from labctl.model import Target
 from labctl.parsers.crash import PATTERNS as CRASHES
@@ -31,11 +31,13 @@ _CRASHES = [Pattern(regex, literal) for regex, literal in CRASHES]
 class Agent:
     """Options: ``channel`` (``virtio``: a virtio-serial port; ``serial``: the machine's second ISA serial port, a hundred times slower,
     where there is no virtio; ``tcp``: the agent listens, on a network of the lab's own, for whoever reaches it commands the machine),
-    ``name`` of the virtio port, ``device`` of the serial port in the machine, ``host`` and ``port`` to connect to."""
+    ``name`` of the virtio port, ``device`` of the serial port in the machine, ``host`` and ``port`` to connect to; of an emulated machine
+    a card forwards that port, and the host is this one."""
 
     transcript: Transcript
     context: DriverContext
     ports: Ports | None
+    power: Power | None
     channel: Literal["virtio", "serial", "tcp"] = "virtio"
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "labctl.agent"
     device: Annotated[str, Field(pattern=r"^/dev/[A-Za-z0-9/]{1,60}$")] = "/dev/ttyS1"
@@ -64,7 +66,12 @@ class Agent:
         where, channel = f"targets/{target.name}.toml", options.get("channel", "virtio")
         qemu = target.config.drivers.get("qemu")
         if channel == "tcp":
-            return []
+            port = options.get("port", 7007)
+            by_hand = any("hostfwd" in str(word) for word in (qemu or {}).get("extra", ()))
+            reached = by_hand or any(port in nic.forward for nic in target.config.nics.values())
+            found = f"tcp, and no card of the emulated machine forwards port {port}"
+            allowed = f'forward = [{port}] on a card to the host; "virtio" and "serial" need no network'
+            return [] if qemu is None or reached else [Problem(where, "drivers.agent.channel", found, allowed)]
         if qemu is None:
             return [Problem(where, "drivers.agent.channel", f"{channel}: only a machine of the driver qemu has such a port", '"tcp"')]
         if qemu.get("machine") == "microvm":
@@ -152,15 +159,23 @@ class Agent:
         if self.channel != "tcp":
             assert self.ports is not None  # noqa: S101  # `problems` has seen to it
             return self.ports.port(self.name)
+        place = self._place(deadline)
         while True:
             try:
-                stream = socket.create_connection((self.host, self.port), timeout=max(0.1, deadline.left))
+                stream = socket.create_connection(place, timeout=max(0.1, deadline.left))
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return stream
             except OSError as error:
                 if deadline.expired:
                     raise self._hung(f"no agent on {self._where} within {deadline.seconds:g} s: {error}", 0) from None
             time.sleep(min(_PAUSE_S, deadline.left))
+
+    def _place(self, deadline: Deadline) -> tuple[str, int]:
+        """Where the agent is reached: in an emulated machine behind a port of the host's that is another one at each power-on."""
+        cards = self.context.target.config.nics
+        card = next((name for name, nic in cards.items() if self.port in nic.forward), "")
+        power: object = self.power
+        return power.forwarded(card, self.port, deadline) if card and isinstance(power, Forwards) else (self.host, self.port)
 
     @contextmanager
     def _told(self, what: str, said: int, client: AgentClient) -> Iterator[None]:
