@@ -21,11 +21,15 @@ MIGRATED = 'MIGRATION".*"(completed|failed)"|"(completed|failed)".*"MIGRATION"'
 """Event that a migration has come to an end, however its keys are ordered; only where the capability ``events`` is on."""
 ENDING_S = 5.0
 """Seconds in which a QEMU whose monitor is gone is to have ended."""
-_GONE = 3
+_GONE, _OFF = 3, 9
 EVENTS_ON: Mapping[str, Any] = {
     "execute": "migrate-set-capabilities",
     "arguments": {"capabilities": [{"capability": "events", "state": True}]},
 }
+
+
+class VmOff(VmFailed):
+    """Nobody is there to be asked."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,13 @@ class Monitor:
         """Commands, and regular expressions of events to wait for. VmFailed if QEMU refuses one or is gone; TargetHung, which names it, if
         it does not answer in time."""
         words = [f"wait:{step}" if isinstance(step, str) else json.dumps(step) for step in steps]
-        done = self.keeper.shell(f"qmp {socket} {max(1, int(deadline.left * 1000))} {shlex.join(words)}", deadline, check=False)
+        # Whether it runs is looked at first: qmp waits for a socket that is not there yet, as that of a QEMU that has just been started.
+        runs = f"case $(vmkeeper status {PurePosixPath(socket).parent}) in *state=running*) ;; *) exit {_OFF} ;; esac"
+        asks = f"qmp {socket} {max(1, int(deadline.left * 1000))} {shlex.join(words)}"
+        done = self.keeper.shell(f"{runs}; {asks}", deadline, check=False)
         target = self.keeper.session.name
+        if done.status == _OFF:
+            raise VmOff(f"QEMU of {vm} does not run", target=target)
         if done.status == 4:
             asked = steps[0] if isinstance(steps[0], str) else steps[0]["execute"]
             raise TargetHung(f"the toolstack hangs: QEMU of {vm} has not answered {asked} within {deadline.seconds:g} s", target=target)

@@ -83,6 +83,11 @@ class Records:
         except (ValueError, ConfigError) as error:
             raise self.failed(vm, f"is not as it was made: {error}") from None
 
+    def need_file(self, vm: str, file: str, deadline: Deadline) -> None:
+        """VmFailed if the machine has no file and no device of that name."""
+        if self.keeper.shell(f"[ -f {shlex.quote(file)} ] || [ -b {shlex.quote(file)} ]", deadline, check=False).status != 0:
+            raise self.failed(vm, f"{file}: no such file")
+
     def rewrite(self, spec: VmSpec, deadline: Deadline) -> None:
         file = f"{folder_of(spec.name)}/spec.json"
         self.keeper.shell(f"printf '%s\\n' {shlex.quote(specfile.to_json(spec))} >{file}.new && mv {file}.new {file}", deadline)

@@ -6,10 +6,14 @@ A driver is one file: ``labctl/hypervisor/drivers/NAME.py``, or any module named
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
+import inspect
 import pkgutil
+from dataclasses import replace
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, cast
 
 from labctl.config import nearest
@@ -38,6 +42,23 @@ def load(name: str) -> type[Any]:
     if missing := sorted(verb for verb in _verbs(Hypervisor) if not callable(getattr(found, verb, None))):
         raise ConfigError([Problem(f"hypervisor {name}", "", f"its driver has no {', '.join(missing)}", "every verb of the role")])
     return cast(type[Any], found)
+
+
+def require(name: str, recipe: str) -> None:
+    """ConfigError, of that recipe's key ``hypervisor``, unless there is such a driver, whole, and it can be imported."""
+    try:
+        load(name)
+    except ConfigError as error:
+        raise ConfigError([replace(problem, where=recipe, key="hypervisor") for problem in error.problems]) from None
+    except (ImportError, SyntaxError, AttributeError, NameError, TypeError, ValueError, OSError) as error:  # a module of somebody else's
+        found = f"the driver {name} cannot be imported: {type(error).__name__}: {error}"
+        raise ConfigError([Problem(recipe, "hypervisor", found, "one that can")]) from None
+
+
+def source_digest(name: str) -> str:
+    """``sha256:HEX`` over the file of a driver, which may be anybody's; empty where there is none to look at. ConfigError as `load`."""
+    file = inspect.getsourcefile(load(name))
+    return f"sha256:{hashlib.sha256(Path(file).read_bytes()).hexdigest()}" if file else ""
 
 
 def driver(name: str, session: Session) -> Hypervisor:

@@ -176,7 +176,11 @@ def hypervisors(request: pytest.FixtureRequest, cell: Cell) -> Generator[dict[st
 def _with_vms(request: pytest.FixtureRequest, cell: Cell, fixture: str) -> Any:
     if why := why_no_hypervisor(request.config.stash[CELLS].work.builds[cell.build]):
         pytest.skip(why)
-    return request.getfixturevalue(fixture)
+    found = request.getfixturevalue(fixture)
+    for session in [found] if isinstance(found, Session) else found.values():
+        if not isinstance(session.machine.roles.get(Shell), Files):
+            pytest.skip("needs a shell that keeps errors apart from output, and carries files: agent or ssh")
+    return found
 
 
 def _vms(request: pytest.FixtureRequest, session: Session) -> Vms:

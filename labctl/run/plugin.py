@@ -26,7 +26,7 @@ from labctl.run import fixtures, soaking
 from labctl.run.cells import CELLS, ERROR, UNSTORED, CellRunner, cell_of, stories_of
 from labctl.run.scheduler import IDLE, CellScheduling
 from labctl.run.stories import MARKER, why_no_story
-from labctl.run.vms import why_not_able
+from labctl.run.vms import why_not_able, wrong_abilities
 from labctl.run.warmth import asks_too_much
 from labctl.run.work import Work
 from labctl.store.outcome import LAB_FAILED, NO_BOOT, run_outcome
@@ -67,7 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     for line in (
-        "requires(cpus=N, memory='1G', arch=..., tags=[...], build='glob', channel='wall', hypervisor=[...]): else it is skipped",
+        "requires(cpus=N, memory='1G', tags=[...], build='glob', hypervisor=[...], driver='kvm', ...): else it is skipped",
         "benchmark: measures wall time; the cell gets the whole host and is pinned",
         f"{MARKER}('US-14', ...): the stories of the plan that the test proves",
     ):
@@ -297,7 +297,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """A test that asks for a fixture that does not exist is a mistake in its file, told like one in its syntax: before any power."""
     report = yield
-    if report.passed and (wrong := [why for item in report.result if isinstance(item, pytest.Function) and (why := _wrong_story(item))]):
+    items = [item for item in report.result if isinstance(item, pytest.Function)] if report.passed else []
+    if wrong := [why for item in items if (why := _wrong_story(item) or _wrong_requirement(item))]:
         report.outcome, report.longrepr, report.result = "failed", "\n  ".join(dict.fromkeys(wrong)), []
     if report.passed and collector.config.stash.get(CELLS, None) is not None:
         missing = [why for item in report.result if isinstance(item, pytest.Function) and (why := _missing_fixtures(item))]
@@ -414,6 +415,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"{NO_BOOT}{failure.title}")
 
 
+_REQUIREMENTS = ("cpus", "memory", "disk", "arch", "tags", "build", "channel", "hypervisor", "driver")
+
+
+def _unknown_requirement(key: str) -> str:
+    return f"@pytest.mark.requires({key}=…): unknown; known: {', '.join(_REQUIREMENTS)}"
+
+
+def _wrong_requirement(item: pytest.Function) -> str:
+    for marker in item.iter_markers("requires"):
+        unknown = next((key for key in marker.kwargs if key not in _REQUIREMENTS), "")
+        wrong = wrong_abilities(marker.kwargs["hypervisor"]) if "hypervisor" in marker.kwargs else None
+        if unknown or wrong:
+            return f"{item.nodeid.partition('[')[0]}: {_unknown_requirement(unknown) if unknown else wrong}"
+    return ""
+
+
 def unmet(wanted: Mapping[str, Any], config: Any, build: Build) -> str:
     """Why a test's requirements are not those of the cell; empty if they are. ConfigError for a requirement that does not exist."""
     for key, value in wanted.items():
@@ -434,9 +451,8 @@ def unmet(wanted: Mapping[str, Any], config: Any, build: Build) -> str:
                 return f"needs a build like {value!r}"
             case "hypervisor" if why := why_not_able(build, value):
                 return why
-            case "cpus" | "memory" | "disk" | "arch" | "tags" | "build" | "channel" | "hypervisor":
-                pass
-            case _:
-                known = "cpus, memory, disk, arch, tags, build, channel, hypervisor"
-                raise ConfigError(f"@pytest.mark.requires({key}=…): unknown; known: {known}")
+            case "driver" if build.hypervisor != value:
+                return f"needs a hypervisor of the driver {value!r}"
+            case _ if key not in _REQUIREMENTS:
+                raise ConfigError(_unknown_requirement(key))
     return ""

@@ -17,6 +17,7 @@ from labctl.build import suite
 from labctl.build.obtain import by_multiboot, check, obtain, recipes
 from labctl.config import Lab, nearest
 from labctl.errors import BuildFailed, ConfigError, Problem
+from labctl.hypervisor import registry as hypervisors
 from labctl.judge.promise import promises_of
 from labctl.machine import budget, registry, standing
 from labctl.model import Build, Cell, Channel, LeftOut, MatrixConfig, Recipe, Reused, Target
@@ -215,6 +216,8 @@ def _why_no_hypervisor(cells: Sequence[Cell], known: Mapping[str, Recipe], targe
         recipe = known.get(build)
         if recipe is None or not (recipe.hypervisor or by_multiboot(recipe)):
             continue
+        if recipe.hypervisor:
+            hypervisors.require(recipe.hypervisor, f"hypervisor/{build}/build.toml")
         if why := registry.why_not_hypervisor(targets[target], multiboot=by_multiboot(recipe)):
             found[build, target] = why
     return found

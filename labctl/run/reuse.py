@@ -17,12 +17,26 @@ from functools import cache
 from pathlib import Path
 
 from labctl.config import shipped
+from labctl.hypervisor import registry as hypervisors
 from labctl.machine import registry
 from labctl.model import Build, Cell, Target
 from labctl.run.work import suited_key
 
 _NOT_SOURCE = frozenset({"__pycache__"})
-_DECIDING = ("build", "machine", "parsers", "run", "config.py", "deadline.py", "errors.py", "histogram.py", "model.py", "process.py")
+_DECIDING = (
+    "build",
+    "display",
+    "hypervisor",
+    "machine",
+    "parsers",
+    "run",
+    "config.py",
+    "deadline.py",
+    "errors.py",
+    "histogram.py",
+    "model.py",
+    "process.py",
+)
 _VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]+\b")
 _HOST = ("cpu", "kernel", "python", "qemu")
 
@@ -46,6 +60,7 @@ def keys(
                 "milestones": dict(build.milestones),
                 "version": build.version,
                 **({"xen_append": build.xen_append} if build.xen_append else {}),
+                **({"hypervisor": build.hypervisor, "driver": hypervisors.source_digest(build.hypervisor)} if build.hypervisor else {}),
             }
         )
         for name, build in builds.items()

@@ -22,11 +22,19 @@ def why_no_hypervisor(build: Build) -> str:
     return "" if build.hypervisor else f"needs a hypervisor: {build.name} is none (hypervisor in its recipe)"
 
 
+def wrong_abilities(wanted: object) -> Problem | None:
+    """What is wrong with a list of `CAPABILITIES` that a test requires."""
+    where, key = "@pytest.mark.requires", "hypervisor"
+    if not isinstance(wanted, (list, tuple)) or not all(isinstance(name, str) for name in wanted):
+        return Problem(where, key, f"found {wanted!r}", 'a list, such as ["Snapshots"]')
+    unknown = [name for name in wanted if name not in CAPABILITIES]
+    return Problem(where, key, f"unknown: {', '.join(unknown)}", f"known: {', '.join(CAPABILITIES)}") if unknown else None
+
+
 def why_not_able(build: Build, wanted: Sequence[str]) -> str:
     """What of these abilities (`CAPABILITIES`) a build's hypervisor lacks; empty if nothing. ConfigError for one that does not exist."""
-    if unknown := [name for name in wanted if name not in CAPABILITIES]:
-        known = ", ".join(CAPABILITIES)
-        raise ConfigError([Problem("@pytest.mark.requires", "hypervisor", f"unknown: {', '.join(unknown)}", known)])
+    if wrong := wrong_abilities(wanted):
+        raise ConfigError([wrong])
     if why := why_no_hypervisor(build):
         return why
     able = registry.declared(registry.load(build.hypervisor))

@@ -14,7 +14,7 @@ def require_carried(end):
 
 
 @pytest.mark.benchmark
-@pytest.mark.requires(channel="wall", build="*-kvm")
+@pytest.mark.requires(channel="wall", driver="kvm")
 def test_tiny_guests_under_kvm(target, shell, record):
     """VMs of 4 MiB, each a process with a small monitor of its own: what KVM itself carries."""
     large = target.config.memory >= 8 << 30
@@ -22,14 +22,14 @@ def test_tiny_guests_under_kvm(target, shell, record):
 
 
 @pytest.mark.benchmark
-@pytest.mark.requires(channel="wall", build="*-kvm", memory="4G")
+@pytest.mark.requires(channel="wall", driver="kvm", memory="4G")
 def test_microvms_of_qemu(target, shell, record):
     """The same with QEMU as the monitor."""
     require_carried(carry(target, shell, record, "qemu", vms=AIM, memory=8, reserve=64))
 
 
 @pytest.mark.benchmark
-@pytest.mark.requires(channel="wall", build="*-xen")
+@pytest.mark.requires(channel="wall", driver="xl")
 def test_guests_of_xen(target, shell, record):
     """PVH guests of 4 MiB, made by xl."""
     require_carried(carry(target, shell, record, "xen", vms=AIM, beat=2))

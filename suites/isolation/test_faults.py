@@ -45,7 +45,7 @@ def test_out_of_memory(hypervisor, target, shell):
     assert [vm.name for vm in hypervisor.list(soon())] == ["small"]
 
 
-@pytest.mark.requires(build="*kvm*")
+@pytest.mark.requires(driver="kvm")
 def test_memory_is_taken_bit_by_bit(hypervisor, shell):
     """VMs of KVM get memory as they touch it. One that takes all of it once it runs is ended, and the cause is told; others beat on."""
     start_tiny(hypervisor, "small", "hz=5")
@@ -56,7 +56,7 @@ def test_memory_is_taken_bit_by_bit(hypervisor, shell):
     next_beat(hypervisor, "small")
 
 
-@pytest.mark.requires(build="*kvm*", hypervisor=["Pauses"])
+@pytest.mark.requires(driver="kvm", hypervisor=["Pauses"])
 def test_toolstack_hangs(hypervisor, shell):
     """A QEMU that answers nothing any more is named as what hangs, in time; the list tells it, and it can be destroyed."""
     start_tiny(hypervisor, "one", "hz=5")

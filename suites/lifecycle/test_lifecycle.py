@@ -6,7 +6,7 @@ import pytest
 
 from labctl.errors import VmFailed
 from labctl.hypervisor.guests import MIB, TINY, next_beat, soon
-from labctl.hypervisor.protocols import VmSpec, VmState
+from labctl.hypervisor.protocols import VmDisk, VmSpec, VmState
 from labctl.model import Direction, Metric
 
 START = Metric("vm.start", "s", Direction.LOWER, "from the request for a VM to its guest's word that it is ready")
@@ -55,6 +55,38 @@ def test_start_and_stop(hypervisor, record):
     hypervisor.destroy("one", soon())
     hypervisor.destroy("one", soon())
     assert hypervisor.list(soon()) == ()
+
+
+@pytest.mark.story("US-15")
+@pytest.mark.requires(hypervisor=["Consoles"])
+def test_start_of_one_that_runs(hypervisor, tiny):
+    """It is refused by its name, and the VM goes on as it was."""
+    tiny("one", "hz=10")
+    with pytest.raises(VmFailed, match=r"VM one: is not off: it runs already"):
+        hypervisor.start("one", soon())
+    assert states(hypervisor) == {"one": VmState.RUNNING}
+    next_beat(hypervisor, "one")
+
+
+@pytest.mark.requires(hypervisor=["Pauses", "Digests", "Snapshots", "AttachesDisks"])
+def test_verbs_on_one_that_is_off(hypervisor):
+    """Refused at once and by name, for nobody is there to be asked; so is a VM that does not exist, and a disk whose file does not."""
+    hypervisor.create(VmSpec("one", TINY), soon())
+    began = time.monotonic()
+    verbs = {
+        "pause": lambda vm: hypervisor.pause(vm, soon()),
+        "digest": lambda vm: hypervisor.memory_digest(vm, soon()),
+        "snapshot": lambda vm: hypervisor.snapshot(vm, "kept", soon()),
+        "disk": lambda vm: hypervisor.attach_disk(vm, VmDisk("more", size=MIB), soon()),
+    }
+    for name, verb in verbs.items():
+        with pytest.raises(VmFailed, match="VM one: is off"):
+            verb("one")
+        with pytest.raises(VmFailed, match="VM nobody: does not exist"):
+            verb("nobody")
+        assert time.monotonic() - began < soon().seconds / 2, f"{name}: it was waited for"
+    with pytest.raises(VmFailed, match="/no/such/disk: no such file"):
+        hypervisor.attach_disk("one", VmDisk("more", file="/no/such/disk"), soon())
 
 
 @pytest.mark.story("US-17")

@@ -7,7 +7,7 @@ from labctl.hypervisor.guests import TINY, next_beat, soon
 from labctl.hypervisor.protocols import VmSpec, VmState
 
 
-@pytest.mark.requires(build="*xen*", hypervisor=["Consoles"])
+@pytest.mark.requires(driver="xl", hypervisor=["Consoles"])
 def test_store_that_hangs(hypervisor, shell, tiny):
     """xl waits for xenstored without end; the VMs do not need it."""
     one = tiny("one", "hz=5")
@@ -24,7 +24,7 @@ def test_store_that_hangs(hypervisor, shell, tiny):
     assert {vm.name: vm.state for vm in hypervisor.list(soon())} == {"one": VmState.RUNNING, "two": VmState.OFF}
 
 
-@pytest.mark.requires(build="*xen*", hypervisor=["Consoles"])
+@pytest.mark.requires(driver="xl", hypervisor=["Consoles"])
 def test_more_memory_than_there_is(hypervisor):
     """A VM that the machine has no memory for does not start, xl's reason is told, and nothing of it is left running."""
     hypervisor.create(VmSpec("big", TINY, memory=64 << 30), soon())

@@ -68,6 +68,34 @@ def test_asking_for_a_boot_at_run_time_in_a_suite_of_copies(lab: TemporaryLab, f
     assert ran.status == 3
 
 
+@pytest.mark.parametrize(
+    ("requirement", "words"),
+    [
+        ('hypervisor=["Teleports"]', "unknown: Teleports; known: Consoles, "),
+        ('hypervisor="Snapshots"', "found 'Snapshots'; a list, such as"),
+        ("cpu=2", "@pytest.mark.requires(cpu=…): unknown; known: cpus, "),
+    ],
+)
+def test_a_requirement_that_does_not_exist(lab: TemporaryLab, requirement: str, words: str) -> None:
+    """Told with the file, and no other cell is begun: a machine would have been booted for tests that say something else."""
+    lab.suite("mine", f"import pytest\n\n@pytest.mark.requires({requirement})\ndef test_x():\n    pass\n")
+    lab.suite("well", "def test_x():\n    pass\n")
+    ran = lab.labctl("run", "matrix")
+    assert ran.status == 2, (ran.status, ran.err)
+    assert "suites/mine/test_mine.py::test_x: " in ran.err
+    assert words in ran.err
+    assert not list(lab.runs[-1].glob("cells/*/*")), "no attempt"
+
+
+def test_a_hypervisor_that_nobody_can_speak_to(lab: TemporaryLab) -> None:
+    """Its recipe's mistake, told by a dry run too."""
+    lab.suite("mine", "def test_x(hypervisor):\n    pass\n")
+    lab.write("hypervisor/mine/build.toml", f'schema = 1\nbuilder = "path"\nhypervisor = "kvmm"\n[path]\nkernel = "{lab.root}/kernel"\n')
+    ran = lab.labctl("run", "matrix", "--dry-run", "--build", "mine")
+    assert ran.status == 2, (ran.status, ran.err)
+    assert "hypervisor/mine/build.toml: hypervisor: unknown hypervisor 'kvmm'; did you mean 'kvm'?" in ran.err
+
+
 def test_a_tool_that_cannot_be_made_is_no_fault_of_the_build(lab: TemporaryLab) -> None:
     lab.suite("mine", "def test_x(shell):\n    pass\n")
     lab.write("suites/mine/suite.toml", 'schema = 1\ntools = ["broken"]\n')

@@ -72,6 +72,8 @@ def test_each_thing_that_decides_a_result_changes_the_key(lab: Path) -> None:
 
     is_new(key(lab, build=replace(BUILD, digest="sha256:2")))
     is_new(key(lab, build=replace(BUILD, append="")))
+    is_new(key(lab, build=replace(BUILD, hypervisor="kvm")))
+    is_new(key(lab, build=replace(BUILD, hypervisor="xl")))
     is_new(key(lab, build=replace(BUILD, milestones={"ready": "up"})))
     is_new(key(lab, target=a_target(append="nosmp")))
     is_new(key(lab, target=a_target(drivers={"qemu": {"machine": "microvm"}})))

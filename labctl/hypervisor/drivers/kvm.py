@@ -19,7 +19,7 @@ from labctl.deadline import Deadline
 from labctl.errors import ConfigError, TargetHung, VmFailed
 from labctl.hypervisor import qemuvm
 from labctl.hypervisor.keeper import Keeper, Status
-from labctl.hypervisor.monitor import EVENTS_ON, MIGRATED, Monitor, Told, command
+from labctl.hypervisor.monitor import EVENTS_ON, MIGRATED, Monitor, Told, VmOff, command
 from labctl.hypervisor.protocols import (
     PCI_PATTERN,
     AuditEntry,
@@ -69,6 +69,7 @@ class Kvm:
     def start(self, vm: str, deadline: Deadline) -> None:
         with self.records.audited("start", vm, deadline):
             spec = self.records.spec(vm, deadline)
+            self._need_off(vm, "it runs already", deadline)
             self._launch(spec, deadline)
 
     def stop(self, vm: str, deadline: Deadline) -> None:
@@ -139,6 +140,7 @@ class Kvm:
     def _through(self, vm: str, program: str, deadline: Deadline) -> str:
         """What a program says that reads all memory of a VM: through a pipe, for the machine need not have room for it twice."""
         spec, folder = self.records.spec(vm, deadline), folder_of(vm)
+        self._status(vm, deadline)
         seconds = max(1, int(deadline.left))
         dump = shlex.quote(json.dumps(command("pmemsave", val=0, size=spec.memory, filename=f"{folder}/memory")))
         script = (
@@ -236,7 +238,10 @@ class Kvm:
             more = replace(spec, disks=(*spec.disks, disk))
             self._only_once(vm, disk.name, [each.name for each in spec.disks])
             file = qemuvm.disk_file(disk, folder)
-            self.keeper.shell(f"[ -f {file} ] || [ -b {file} ]" if disk.file else f"truncate -s {disk.size} {file}", deadline)
+            if disk.file:
+                self.records.need_file(vm, file, deadline)
+            else:
+                self.keeper.shell(f"truncate -s {disk.size} {file}", deadline)
             block = {"driver": "raw", "node-name": f"disk-{disk.name}", "file": {"driver": "file", "filename": file}}
             device = qemuvm.disk_device(disk.name)
             self._ask(vm, [{"execute": "blockdev-add", "arguments": block}, {"execute": "device_add", "arguments": device}], deadline)
@@ -501,12 +506,19 @@ class Kvm:
         return told
 
     def _ask(self, vm: str, steps: Sequence[Mapping[str, Any] | str], deadline: Deadline) -> Told:
-        """VmFailed, with what QEMU said last if it is gone; TargetHung, which names it."""
+        """VmFailed, with what QEMU said last if it is gone, and at once if it is off; TargetHung, which names it."""
         try:
             return self.monitor.run(vm, qemuvm.monitor(folder_of(vm)), steps, deadline)
+        except VmOff:
+            self.records.spec(vm, Deadline.after(LOOK_S))
+            raise self.records.failed(vm, self._why_ended(vm, Deadline.after(LOOK_S)) or "is off") from None
         except VmFailed as error:
             why = self._why_ended(vm, Deadline.after(LOOK_S))
             raise self.records.failed(vm, f"{why}: {error.message}" if why else error.message) from None
+
+    def _need_off(self, vm: str, why: str, deadline: Deadline) -> None:
+        if self.keeper.status([folder_of(vm)], deadline)[folder_of(vm)].state == "running":
+            raise self.records.failed(vm, f"is not off: {why}")
 
     def _status(self, vm: str, deadline: Deadline) -> Status:
         """Of one that runs. VmFailed else."""

@@ -66,6 +66,7 @@ class Xl:
     def start(self, vm: str, deadline: Deadline) -> None:
         with self.records.audited("start", vm, deadline):
             spec = self.records.spec(vm, deadline)
+            self._need_off(vm, "it runs already", deadline)
             self._launch(spec, "create -q -p config" if spec.paused else "create -q config", deadline)
 
     def stop(self, vm: str, deadline: Deadline) -> None:
@@ -220,7 +221,9 @@ class Xl:
         with self.records.audited("attach disk", vm, deadline):
             spec, folder, file = self.records.spec(vm, deadline), folder_of(vm), disk_file(disk, folder_of(vm))
             self._only_once(vm, disk.name, [each.name for each in spec.disks])
-            there = f"[ -f {file} ] || [ -b {file} ]" if disk.file else f"truncate -s {disk.size} {file}"
+            if disk.file:
+                self.records.need_file(vm, file, deadline)
+            there = "true" if disk.file else f"truncate -s {disk.size} {file}"
             used = self.keeper.shell(
                 f"modprobe -a xen_blkback loop; {{ {there}; }} && cat {folder}/vdev-* 2>/dev/null; true", deadline
             ).output
