@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,12 @@ from tests.leftovers import our_machines
 from tests.temporary_lab import TemporaryLab
 
 REPOSITORY = Path(__file__).parents[1]
+
+# What is started in the background, or by nohup, ignores these, and so would all that the tests start and then interrupt.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(_number, signal.SIG_DFL)
 
 # How long an example takes says how busy the host is.
 settings.register_profile("any-host", deadline=None, suppress_health_check=[HealthCheck.too_slow])
