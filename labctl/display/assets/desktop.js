@@ -17,15 +17,21 @@ function differ(one, other) {
   return false;
 }
 
-// Calls `seen(now)` at each repaint at which that part is another picture than at the one before, until it says that it has seen enough.
+// noVNC takes its canvas away when the connection ends: who waits for a picture then must not wait for ever.
+const gone = () => window.desktop.ended !== "" || !canvas();
+
+// Calls `seen(now)` at each repaint at which that part is another picture than at the one before, until it says that it has seen enough,
+// or the display is gone.
 function watch(part, seen, until) {
   return new Promise((done) => {
+    if (gone()) return done();
     let before = pixels(part);
     function repaint(now) {
+      if (gone()) return done();
       const after = pixels(part);
       const enough = differ(before, after) && seen(now);
       before = after;
-      if (enough || performance.now() >= until) done(); else requestAnimationFrame(repaint);
+      return enough || performance.now() >= until ? done() : requestAnimationFrame(repaint);
     }
     requestAnimationFrame(repaint);
   });
