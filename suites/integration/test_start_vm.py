@@ -15,9 +15,9 @@ START = Metric("vm.start", "s", Direction.LOWER, "from the request for a VM to i
 @pytest.mark.requires(hypervisor=["Consoles"])
 def test_start_vm(hypervisor, record):
     began = time.monotonic()
-    linux = start_linux(hypervisor, "desktop", cpus=1)
+    linux = start_linux(hypervisor, "desktop", cpus=2)
     record(START, time.monotonic() - began, guest="linux")
-    assert linux.run("nproc") == "1"
+    assert linux.run("nproc") == "2"
     memory = int(linux.run("grep MemTotal /proc/meminfo").split()[1]) << 10
     assert LINUX_MEMORY * 3 // 5 < memory < LINUX_MEMORY
     linux.hypervisor.type(linux.name, b"poweroff -f\n", soon())
