@@ -33,13 +33,7 @@ size() {
 }
 on_disk() { dd if="$disk" bs=$piece skip="$1" count=1 iflag=direct status=none | head -c "$(size "$1")" | digest; }
 
-ip link set lo up
-for card in /sys/class/net/*; do
-	card=${card##*/}
-	[ "$card" = lo ] && continue
-	ip link set "$card" up
-	udhcpc -q -n -t 10 -T 1 -i "$card" -s /usr/lib/labctl/udhcpc >/dev/null 2>&1 && break
-done
+sh /usr/lib/labctl/network.sh
 
 tries=0
 until wget -q -O /run/pieces "$install/pieces" && [ "$(digest </run/pieces)" = "$pieces" ]; do

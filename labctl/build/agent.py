@@ -38,8 +38,8 @@ def equip(build: Build, argument: str, progress: Callable[[str], None] = lambda 
     kind = argument.partition(":")[0]
     hook, files = f"/{_PATH} --modules /{_MODULES} {argument}\n".encode(), [cpio.file(_PATH, binary.files["agent"].read_bytes(), 0o755)]
     if kind == "tcp":
-        hook += (shipped("guest") / "agent" / "network.sh").read_bytes()
-        files.append(cpio.file("usr/lib/labctl/udhcpc", (shipped("guest") / "installer" / "udhcpc").read_bytes(), 0o755))
+        hook += b"sh /usr/lib/labctl/network.sh\n"  # behind the agent, which loads the card's driver
+        files += [cpio.file(path, (shipped("guest") / "installer" / name).read_bytes(), mode) for name, path, mode in modules.NETWORK]
     archive = cpio.archive([*files, cpio.file("etc/labctl/rc.d/10-agent.sh", hook)])
     wanted = _NEEDED.get(kind, ())
     package = kernelmodules.package_of(build)

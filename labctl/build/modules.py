@@ -13,7 +13,9 @@ from labctl.config import shipped
 
 _DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 _SUFFIXES = (".ko", ".ko.xz")
-_GUEST = (("install.sh", "etc/labctl/rc.d/00-labctl.sh", 0o644), ("udhcpc", "usr/lib/labctl/udhcpc", 0o755))
+NETWORK = (("network.sh", "usr/lib/labctl/network.sh", 0o644), ("udhcpc", "usr/lib/labctl/udhcpc", 0o755))
+"""Files of ``guest/installer``, where they lie in the machine, and their permissions: by them it gets an address of its own."""
+_GUEST = (("install.sh", "etc/labctl/rc.d/00-labctl.sh", 0o644), *NETWORK)
 
 
 def key(wanted: Iterable[str]) -> str:

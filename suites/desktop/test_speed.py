@@ -24,7 +24,7 @@ REDRAWS = {"line": (f"vga counts terse hz={HZ}", cell(0, COUNT, 4)), "screen": (
 pytestmark = [pytest.mark.benchmark, pytest.mark.requires(hypervisor=["Consoles"])]
 
 
-@pytest.mark.story("US-26", "US-27")
+@pytest.mark.story("US-26")
 @pytest.mark.parametrize("seen_by", ["vnc", "browser"])
 def test_latency(shown, viewer, record, seen_by):
     """From a key's event to the update, or the browser's repaint, that shows it: each key is a sample."""

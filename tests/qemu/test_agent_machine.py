@@ -20,13 +20,14 @@ from tests.leftovers import machine_name
 pytestmark = pytest.mark.qemu
 
 
-def machine(debian: Build, folder: Path, **options: object) -> Session:
+def machine(debian: Build, folder: Path, nics: dict[str, object] | None = None, **options: object) -> Session:
     config = {
         "schema": 1,
         "cpus": 1,
         "memory": "256M",
         "append": "console=ttyS0,115200",
         "boot": {"deadline": 60, "silence": 30},
+        "nics": nics or {},
         "drivers": {"qemu": {"disk_bus": "none"}, "agent": options},
     }
     target = Target(machine_name("agent"), TargetConfig.model_validate(config))
@@ -42,17 +43,7 @@ def session(debian: Build, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def test_over_tcp(debian: Build, tmp_path: Path) -> None:
     """The card is set up by the machine, the port is the host's choice, and another one after a power cycle."""
-    config = {
-        "schema": 1,
-        "cpus": 1,
-        "memory": "256M",
-        "append": "console=ttyS0,115200",
-        "boot": {"deadline": 60, "silence": 30},
-        "nics": {"host": {"to": "host", "forward": [7007]}},
-        "drivers": {"qemu": {"disk_bus": "none"}, "agent": {"channel": "tcp"}},
-    }
-    target = Target(machine_name("agent-tcp"), TargetConfig.model_validate(config))
-    with Session(target, equipped(debian, target), tmp_path) as session:
+    with machine(debian, tmp_path, {"host": {"to": "host", "forward": [7007]}}, channel="tcp") as session:
         for content in (b"one", bytes(100_000)):
             session.put(content, "/tmp/file")
             back = io.BytesIO()

@@ -1,4 +1,4 @@
-# For an agent that is reached over a network: the first card that a DHCP server answers is the one. Run behind the agent, which loads the card's driver.
+# Sets up the first network card that a DHCP server answers: for the installer of a disk, and for an agent that is reached over a network.
 ip link set lo up
 for card in /sys/class/net/*; do
 	card=${card##*/}
