@@ -610,7 +610,9 @@ class CellResult:
     reused: Reused | None = None
     """Not run in this run: passed in that one. It has no attempts here, and no samples: a figure is counted once."""
     key: str = ""
-    """Digest over all that decides the result; empty where it may never be reused."""
+    """Digest over all that decides the result; empty where that is not known."""
+    proves: bool = True
+    """Its pass may stand for a later run's; False for a part of the tests, or one of several tries."""
 
     @property
     def tests(self) -> tuple[TestResult, ...]:

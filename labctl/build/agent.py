@@ -25,7 +25,13 @@ _NEEDED = {"virtio": ("virtio_pci", "virtio_console"), "tcp": ("virtio_pci", "vi
 a real machine is the build's own affair."""
 
 
-def equip(build: Build, argument: str, progress: Callable[[str], None] = lambda _: None, deadline: Deadline | None = None) -> Build:
+def equip(
+    build: Build,
+    argument: str,
+    progress: Callable[[str], None] = lambda _: None,
+    deadline: Deadline | None = None,
+    cache: Cache | None = None,
+) -> Build:
     """The same build with the agent started in it as ``argument`` says (``virtio:NAME``, ``serial:DEVICE``, ``tcp:PORT``); its digest is
     that of what boots now. A build without an initramfs of the lab's stays as it is: nothing there would start it.
 
@@ -33,7 +39,7 @@ def equip(build: Build, argument: str, progress: Callable[[str], None] = lambda 
     """
     if build.initrd is None:
         return build
-    cache, deadline = Cache(), deadline or Deadline.after(600)
+    cache, deadline = cache or Cache(), deadline or Deadline.after(600)
     binary = _binary(build.arch, cache, deadline, progress)
     kind = argument.partition(":")[0]
     hook, files = f"/{_PATH} --modules /{_MODULES} {argument}\n".encode(), [cpio.file(_PATH, binary.files["agent"].read_bytes(), 0o755)]

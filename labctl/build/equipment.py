@@ -27,7 +27,7 @@ def with_own(
     """
     archives: list[bytes] = []
     if build.tools:
-        archives.append(tools_archive(tools(lab, build.tools, build.arch, progress, deadline), cache, deadline))
+        archives.append(tools_archive(tools(lab, build.tools, build.arch, progress, deadline, cache), cache, deadline))
     if build.modules or build.more_modules:
         archives.append(kernelmodules.archive(build, build.modules, where, cache, deadline, progress, build.more_modules))
     if overlay is not None:
@@ -36,9 +36,11 @@ def with_own(
     return followed_by(build, joined, where, cache, deadline) if joined else build
 
 
-def tools(lab: Lab, names: tuple[str, ...], arch: str, progress: Callable[[str], None], deadline: Deadline) -> dict[str, Artefact]:
+def tools(
+    lab: Lab, names: tuple[str, ...], arch: str, progress: Callable[[str], None], deadline: Deadline, cache: Cache
+) -> dict[str, Artefact]:
     """Tools by their names, from the cache or made now. ConfigError, HostToolMissing, BuildFailed, InfraError, StorageError."""
-    return {name: tool(lab, name, arch, progress, deadline).obtain() for name in names}
+    return {name: tool(lab, name, arch, progress, deadline, cache).obtain() for name in names}
 
 
 def tools_archive(made: Mapping[str, Artefact], cache: Cache, deadline: Deadline, there: Mapping[str, Artefact] | None = None) -> bytes:

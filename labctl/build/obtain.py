@@ -37,6 +37,14 @@ def obtain(lab: Lab, name: str, *, progress: Callable[[str], None] = lambda _: N
         raise
 
 
+def held(lab: Lab, name: str) -> Build | None:
+    """The build as `obtain` would give it, if the cache has all of it; nothing is built or downloaded. Raises as `obtain` does where it
+    cannot be known what would be built."""
+    work = _work(lab, name, lambda _: None, Deadline.after(60))
+    artefact = work.context.cache.find(work.plan().identity)
+    return work.assembled(artefact) if artefact is not None else None
+
+
 def describe(lab: Lab, name: str) -> Mapping[str, str]:
     """What a list of builds says of one: builder, source, version, and digest, size in bytes and time if the cache holds it.
 

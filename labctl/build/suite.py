@@ -30,13 +30,13 @@ def check(lab: Lab, suite: str) -> None:
         lab.image(config.image)
 
 
-def with_suite(lab: Lab, build: Build, suite: str, progress: Callable[[str], None] = lambda _: None) -> Build:
+def with_suite(lab: Lab, build: Build, suite: str, progress: Callable[[str], None] = lambda _: None, cache: Cache | None = None) -> Build:
     """The same build as this suite boots it; its digest is that of what boots now. A build without an initramfs gets no tools and no
-    modules: nothing there would look for them.
+    modules: nothing there would look for them. NotMade of a `labctl.build.cache.Shelf` that does not hold all of it.
 
     ConfigError, HostToolMissing, BuildFailed, InfraError, StorageError.
     """
-    config, cache, deadline = lab.suite_config(suite), Cache(), Deadline.after(LONGEST_S)
+    config, cache, deadline = lab.suite_config(suite), cache or Cache(), Deadline.after(LONGEST_S)
     folder = lab.suite(suite) / "overlay"
     archives: list[bytes] = []
     carried: list[str] = []
@@ -46,8 +46,8 @@ def with_suite(lab: Lab, build: Build, suite: str, progress: Callable[[str], Non
         image = made_image.files["image"]
         archives.append(rootimage.archive(made_image))
     if build.initrd is not None and config.tools:
-        there = equipment.tools(lab, build.tools, build.arch, progress, deadline)
-        more = equipment.tools(lab, config.tools, build.arch, progress, deadline)
+        there = equipment.tools(lab, build.tools, build.arch, progress, deadline, cache)
+        more = equipment.tools(lab, config.tools, build.arch, progress, deadline, cache)
         archives.append(equipment.tools_archive(more, cache, deadline, there))
         carried = [path for artefact in more.values() for path in artefact.files]
     if build.initrd is not None and (config.modules or config.optional_modules):

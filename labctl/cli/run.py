@@ -15,6 +15,7 @@ from labctl.model import Channel, Outcome
 
 if TYPE_CHECKING:
     from labctl.model import Cell, RunResult
+    from labctl.run.forecast import Outlook
     from labctl.run.prepare import Planned
 
 _MOST_FOR_SERVERS = 32
@@ -49,7 +50,7 @@ def matrix(
     ] = False,
     cold: Annotated[bool, typer.Option("--cold", help="Boot every machine: none is a copy of one that was booted before.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the cells, what each is expected to take, and what is left out.")
+        bool, typer.Option("--dry-run", help="Show the cells, what would become of each and why, and what is left out.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -89,12 +90,25 @@ def matrix(
         ),
     )
     if dry_run:
-        _show_plan(planned, as_json)
+        _show_plan(_outlook(planned), as_json)
         return
     raise typer.Exit(_run(planned, workers, as_json))
 
 
-def _show_plan(planned: Planned, as_json: bool) -> None:
+def _outlook(planned: Planned) -> Outlook:
+    """ConfigError, also for a suite that the run could not read."""
+    from labctl.run.forecast import look_ahead
+    from labctl.run.plugin import read_suites, unreadable
+
+    outlook = look_ahead(planned)
+    mistakes, measuring = read_suites(outlook.reading(), outlook.suites())
+    if mistakes:
+        raise unreadable(mistakes)
+    return outlook.knowing(measuring)
+
+
+def _show_plan(outlook: Outlook, as_json: bool) -> None:
+    planned = outlook.planned
     if as_json:
         print_json(
             cells=[
@@ -105,6 +119,9 @@ def _show_plan(planned: Planned, as_json: bool) -> None:
                     "suite": c.suite,
                     "expected_s": planned.costs[c.id],
                     "expected_from": planned.costs_from[c.id],
+                    "will": outlook.cells[c.id].will,
+                    "why": outlook.cells[c.id].why,
+                    "reused_from": outlook.cells[c.id].reused_from or None,
                 }
                 for c in planned.cells
             ],
@@ -112,13 +129,15 @@ def _show_plan(planned: Planned, as_json: bool) -> None:
         )
         return
     print_table(
-        ("CELL", "CPUS", "MEMORY", "EXPECTED"),
+        ("CELL", "CPUS", "MEMORY", "EXPECTED", "WILL", "WHY"),
         [
             (
                 cell.id,
                 (config := planned.targets[cell.target].config).cpus,
                 f"{config.memory >> 20} MiB",
                 _expected(planned, cell),
+                " ".join(filter(None, ((told := outlook.cells[cell.id]).will, told.reused_from))),
+                told.why,
             )
             for cell in planned.cells
         ],
@@ -138,7 +157,7 @@ def _expected(planned: Planned, cell: Cell) -> str:
 
 def _run(planned: Planned, workers: int | None, as_json: bool) -> int:
     from labctl.process import interrupt_once
-    from labctl.run.plugin import execute
+    from labctl.run.plugin import execute, unreadable
     from labctl.run.prepare import prepare
     from labctl.run.workers import ForkedWorkers
 
@@ -165,7 +184,7 @@ def _run(planned: Planned, workers: int | None, as_json: bool) -> int:
         interrupt_once()
         controller = execute(prepared, count, suites, forked, meanwhile)
     if controller.collection_errors:
-        raise ConfigError("a suite cannot be read:\n" + "\n".join(dict.fromkeys(controller.collection_errors)))
+        raise unreadable(controller.collection_errors)
     run = controller.result
     if run is None and controller.unstored is not None:
         raise controller.unstored

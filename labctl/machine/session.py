@@ -75,6 +75,11 @@ def start(machine: Machine, *, warm: bool, deadline: Deadline) -> int:
     return machine.power.reset(deadline) if warm else power_cycle(machine.power, deadline)
 
 
+def command_line(target: Target, build: Build, words: str = "") -> str:
+    """The kernel's: what the machine needs, what the build needs, and more words."""
+    return " ".join(filter(None, (target.config.append, build.append, words)))
+
+
 @dataclass
 class Watcher:
     """What a session tells while it works; each may be left alone."""
@@ -170,7 +175,7 @@ class Session:
     @property
     def append(self) -> str:
         """The kernel's command line: what the machine needs, what the build needs, what was asked for by `boot`."""
-        return " ".join(filter(None, (self.target.config.append, self.build.append, self.words)))
+        return command_line(self.target, self.build, self.words)
 
     @property
     def reproduce(self) -> str:

@@ -30,9 +30,11 @@ from labctl import __version__
 from labctl.config import cache_folder
 from labctl.deadline import Deadline
 from labctl.errors import LabctlError, ManagementError
-from labctl.machine.protocols import Copies, Renews, Shell
-from labctl.machine.session import Session
-from labctl.model import Channel
+from labctl.machine import registry
+from labctl.machine.protocols import Copies, DriverContext, Renews, Shell
+from labctl.machine.session import Session, command_line
+from labctl.machine.transcript import Transcript
+from labctl.model import Build, Channel, Target
 
 MOST_BYTES = 4 << 30
 """What all kept machines may take of the disk: those that were not used for the longest time go first."""
@@ -45,6 +47,9 @@ _REFRESH_S = 20.0
 _ENTROPY_BYTES = 256
 _FILES = ("memory", "state", "disk")
 _MANIFEST, _LAST = "manifest.json", "last"
+
+_COUNTED = "instructions are counted from power-on"
+_NO_COPIES = "the target's drivers cannot copy a machine: that takes qemu, and agent to make copies differ"
 
 _OWN_ADDRESSES = """for card in /sys/class/net/*; do
 	card=${card##*/}; [ -e /sys/class/net/$card/device ] || continue
@@ -77,7 +82,7 @@ class KeptMachines:
         Unusable: what is there is broken (it is removed), it would take more room than there is, or whoever makes it takes too long. What
         ``make`` raises.
         """
-        name = hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()[:32]
+        name = _name(identity)
         folder = self.root / name
         self.root.mkdir(parents=True, exist_ok=True)
         refused = self.root / f"{name}.refused"
@@ -104,6 +109,19 @@ class KeptMachines:
                 raise
             (folder / _LAST).touch()
             yield folder
+
+    def foreseen(self, identity: Mapping[str, str], memory: int) -> str:
+        """What a copy would be of, as `borrow` would find it now. Unusable: why there would be none."""
+        name = _name(identity)
+        folder, refused = self.root / name, self.root / f"{name}.refused"
+        if refused.is_file():
+            raise Unusable(refused.read_text())
+        if folder.exists():
+            _check(folder)
+            return "of a machine that is kept"
+        if self.root.is_dir():
+            self._require_room(memory)
+        return "of a machine that is booted first, and kept"
 
     def drop(self, folder: Path) -> None:
         """A machine that does not wake: it is made anew by whoever wants it next. One that others are starting from stays."""
@@ -191,14 +209,15 @@ class WarmStart:
     def _start(self, session: Session) -> None:
         power, shell = session.machine.power, session.machine.roles.get(Shell)
         if session.config.channel is Channel.ICOUNT:
-            raise Unusable("instructions are counted from power-on")
+            raise Unusable(_COUNTED)
         if not isinstance(power, Copies) or not isinstance(shell, Renews):
-            raise Unusable("the target's drivers cannot copy a machine: that takes qemu, and agent to make copies differ")
+            raise Unusable(_NO_COPIES)
         if why := power.why_not():
             raise Unusable(why)
         deadline = Deadline.after(_WAIT_S)
         session.watcher.status("waiting for a machine to copy")
-        with self.kept.borrow(_identity(session, power), lambda folder: _keep(session, folder), session.config.memory, deadline) as folder:
+        identity = _identity(session.target, session.build, session.append, power)
+        with self.kept.borrow(identity, lambda folder: _keep(session, folder), session.config.memory, deadline) as folder:
             broken = ""
             try:
                 session.wake(folder)
@@ -215,15 +234,39 @@ class WarmStart:
             raise Unusable(f"its network cards take no addresses of their own: {result.stderr.strip()[-200:]}")
 
 
-def _identity(session: Session, power: Copies) -> dict[str, str]:
-    config: Any = session.target.config.model_dump(mode="json", by_alias=True)
+def foreseen(target: Target, build: Build, workdir: Path, kept: KeptMachines | None = None) -> str:
+    """What a machine of that target with that build would be a copy of, if its cell began now; nothing is powered. Unusable: why it would
+    boot. ``build``: as it is put on the target; ``workdir``: an empty folder."""
+    if target.machines:
+        raise Unusable("it has several machines")
+    if target.config.channel is Channel.ICOUNT:
+        raise Unusable(_COUNTED)
+    # By their classes: those of a real server would look for its passwords.
+    classes = [registry.load(name) for name in target.config.drivers]
+    if not any(issubclass(each, Copies) for each in classes) or not any(issubclass(each, Renews) for each in classes):
+        raise Unusable(_NO_COPIES)
+    with Transcript(workdir) as transcript:
+        power: object = registry.assemble(DriverContext(target, workdir), transcript).power
+        assert isinstance(power, Copies)  # noqa: S101  # an instance of one of the classes
+        if why := power.why_not():
+            raise Unusable(why)
+        identity = _identity(target, build, command_line(target, build), power)
+    return (kept or KeptMachines()).foreseen(identity, target.config.memory)
+
+
+def _name(identity: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _identity(target: Target, build: Build, append: str, power: Copies) -> dict[str, str]:
+    config: Any = target.config.model_dump(mode="json", by_alias=True)
     return {
         "labctl": __version__,
-        "build": session.build.digest,
-        "milestones": json.dumps(dict(session.build.milestones), sort_keys=True),
-        "append": session.append,
-        "target": json.dumps([session.target.name, config], sort_keys=True),
-        "machine": power.identity(session.build, session.append),
+        "build": build.digest,
+        "milestones": json.dumps(dict(build.milestones), sort_keys=True),
+        "append": append,
+        "target": json.dumps([target.name, config], sort_keys=True),
+        "machine": power.identity(build, append),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,6 @@ class CellRunner:
     def __init__(self, work: Work, worker: str) -> None:
         self.work = work
         self.worker = worker
-        self.writer = RunWriter.open(work.folder)
         self.by_suite: dict[str, list[Cell]] = {}
         for cell in work.cells:
             self.by_suite.setdefault(cell.suite, []).append(cell)
@@ -37,6 +37,11 @@ class CellRunner:
         self.current: CellAttempt | None = None
         self.cold: set[str] = set()
         """Cells that failed on a copy of a machine: they are booted from then on."""
+
+    @cached_property
+    def writer(self) -> RunWriter:
+        """Opened by the first attempt: suites are also read where there is no run."""
+        return RunWriter.open(self.work.folder)
 
     def suite_of(self, path: Path) -> str | None:
         """The suite that a test file belongs to: the first folder below ``suites/``."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from labctl.build.cache import Cache
 from labctl.machine import registry
 from labctl.model import Build, Target
 
 
-def equipped(build: Build, target: Target, progress: Callable[[str], None] = lambda _: None) -> Build:
-    """What the target boots of that build. HostToolMissing, BuildFailed, InfraError, StorageError."""
+def equipped(build: Build, target: Target, progress: Callable[[str], None] = lambda _: None, cache: Cache | None = None) -> Build:
+    """What the target boots of that build. HostToolMissing, BuildFailed, InfraError, StorageError; NotMade of a cache that only looks."""
     argument = registry.in_guest(target)
     if not argument:
         return build
     from labctl.build.agent import equip
 
-    return equip(build, argument, progress)
+    return equip(build, argument, progress, cache=cache)

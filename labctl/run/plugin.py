@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -186,6 +187,69 @@ class Controller:
             terminalreporter.write_line(f"labctl: run {self.result.id}: {self.result.outcome}; report: {self.report or self.result.folder}")
 
 
+def read_suites(work: Work, suites: Sequence[Path]) -> tuple[list[str], set[str]]:
+    """Read suites as a run does, and run nothing: what is wrong in them, and the names of those that measure. ConfigError of a conftest."""
+    reading = _Reading(work)
+    if suites:
+        pytest.main([*_arguments(work.lab_root, suites), "--collect-only"], plugins=[reading])
+    return list(dict.fromkeys(reading.mistakes)), reading.measuring
+
+
+class _Reading:
+    """Hands the cells to the plugin, and takes what was found."""
+
+    def __init__(self, work: Work) -> None:
+        self.cells = CellRunner(work, worker="none")
+        self.mistakes: list[str] = []
+        self.measuring: set[str] = set()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_load_initial_conftests(self, early_config: pytest.Config) -> Generator[None, None, None]:
+        early_config.stash[CELLS] = self.cells
+        try:
+            yield
+        except ConftestImportFailure as failure:
+            raise _mistake_of(failure) from None
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.mistakes.append(_why_not_collected(report))
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        measuring = (cell_of(item) for item in session.items if item.get_closest_marker("benchmark"))
+        self.measuring = {cell.suite for cell in measuring if cell is not None}
+
+
+def unreadable(mistakes: Sequence[str]) -> ConfigError:
+    """What a run says that cannot read its suites."""
+    return ConfigError("a suite cannot be read:\n" + "\n".join(dict.fromkeys(mistakes)))
+
+
+def _mistake_of(failure: ConftestImportFailure) -> LabctlError:
+    """A mistake that a conftest.py has found says all there is to say; pytest would tell where in it Python was."""
+    if isinstance(failure.cause, LabctlError):
+        return failure.cause
+    return unreadable([f"{failure.path}: {_said(failure.cause)}"])
+
+
+def _said(error: BaseException) -> str:
+    """An error as Python tells it, without where it came from: its last lines."""
+    return "".join(traceback.format_exception_only(error)).strip()
+
+
+def _arguments(root: Path, suites: Sequence[Path]) -> list[str]:
+    """What pytest is told to read these suites of a lab, silently."""
+    arguments = [
+        *map(str, suites),
+        f"--rootdir={root}",
+        *("-p", "labctl.run.plugin", "-p", "labctl.report.plugin", "-p", "no:terminal", "-p", "no:cacheprovider"),
+        *("-p", "no:hypothesispytest"),  # a tenth of a second in each process, and machines are not shrunk
+    ]
+    if not any((root / name).is_file() for name in ("pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")):
+        arguments += ["-c", os.devnull]  # a lab without settings of its own is not to find those of a folder above
+    return arguments
+
+
 def execute(
     prepared: Prepared, workers: int, suites: Sequence[Path], forked: ForkedWorkers, meanwhile: Callable[[], None] = lambda: None
 ) -> Controller:
@@ -194,16 +258,10 @@ def execute(
     ``meanwhile`` is called once, when the workers have been started and are not there yet.
     """
     controller = Controller(prepared)
-    root = prepared.planned.lab.root
     arguments = [
-        *map(str, suites),
-        f"--rootdir={root}",
-        *("-p", "labctl.run.plugin", "-p", "labctl.report.plugin", "-p", "no:terminal", "-p", "no:cacheprovider"),
-        *("-p", "no:hypothesispytest"),  # a tenth of a second in each process, and machines are not shrunk
+        *_arguments(prepared.planned.lab.root, suites),
         *("-n", str(workers), "--max-worker-restart", str(2 * len(prepared.cells) + workers)),
     ]
-    if not any((root / name).is_file() for name in ("pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")):
-        arguments += ["-c", os.devnull]  # a lab without settings of its own is not to find those of a folder above
     pytest.main(arguments, plugins=[_Given(controller, forked, meanwhile)])
     return controller
 
@@ -232,11 +290,8 @@ class _Given:
         try:
             yield
         except ConftestImportFailure as failure:
-            # A mistake that a conftest.py has found says all there is to say; pytest would tell where in it Python was.
-            if isinstance(failure.cause, LabctlError):
-                self.controller.prepared.writer.finish(Outcome.ERROR)
-                raise failure.cause from None
-            raise
+            self.controller.prepared.writer.finish(Outcome.ERROR)
+            raise _mistake_of(failure) from None
 
 
 class WorkerHooks:

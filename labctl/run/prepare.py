@@ -228,11 +228,25 @@ def is_file(lab: Lab, name: str) -> bool:
     return name not in lab.recipe_files and ("/" in name or Path(name).is_file())
 
 
-def _described(lab: Lab, build: Build) -> dict[str, Any]:
+def described(lab: Lab, build: Build) -> dict[str, Any]:
     """A build for run.json, with what its recipe promises. That is no part of the build: the same digest may be held to more tomorrow."""
     table: dict[str, Any] = json.loads(json.dumps(asdict(build), default=str))
     promises = lab.recipe(build.name).model_dump(mode="json")["promises"] if build.name in lab.recipe_files else {}
     return {**table, "promises": promises} if promises else table
+
+
+def proves_nothing(planned: Planned, cells: Sequence[Cell], tables: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Cell id → why it is run whatever was before, and why its pass stands for no later run. ``tables``: the builds as `described`."""
+    # A gate decides by figures, and a cell that is not run has none.
+    gated = {name for name, table in tables.items() if any(promise.gate for promise in promises_of(table))}
+    repeated = {cell.key for cell in cells if cell.repeat > 1}
+    rules: list[tuple[Callable[[Cell], bool], str]] = [
+        (lambda _: not planned.request.whole, "a part of a suite is always run"),
+        (lambda cell: not planned.lab.suite_config(cell.suite).reuse, "its suite says reuse = false"),
+        (lambda cell: cell.key in repeated, "who repeats a cell wants to see it run"),
+        (lambda cell: cell.build in gated, "a gate of its build decides by figures"),
+    ]
+    return {cell.id: why for cell in cells if (why := next((why for rule, why in rules if rule(cell)), ""))}
 
 
 @dataclass(frozen=True)
@@ -292,12 +306,10 @@ def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], Non
     costs = {new.id: planned.costs[old.id] for new, old in zip(cells, planned.cells, strict=True)}
     builds = {build.name: build for build in made.values()}
     suited = _suited(planned.lab, cells, builds, progress)
-    again = [cell for cell in cells if planned.request.whole and planned.lab.suite_config(cell.suite).reuse]
-    keys = reuse.keys(planned.lab.root, again, {**builds, **suited}, planned.targets, identity.result())
-    tables = {name: _described(planned.lab, build) for name, build in builds.items()}
-    # A gate decides by figures, and a cell that is not run has none.
-    gated = {name for name, table in tables.items() if any(promise.gate for promise in promises_of(table))}
-    keys = {cell.id: keys[cell.id] for cell in cells if cell.id in keys and cell.build not in gated}
+    all_keys = reuse.keys(planned.lab.root, cells, {**builds, **suited}, planned.targets, identity.result())
+    tables = {name: described(planned.lab, build) for name, build in builds.items()}
+    unproving = proves_nothing(planned, cells, tables)
+    keys = {cell_id: key for cell_id, key in all_keys.items() if cell_id not in unproving}
     reused = {} if planned.request.fresh or planned.request.cold else proven(planned.results, keys)
     writer = RunWriter.create(
         planned.results,
@@ -310,6 +322,7 @@ def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], Non
         cells=cells,
         left_out=planned.left_out,
         keys=keys,
+        tried={cell_id: key for cell_id, key in all_keys.items() if cell_id in unproving},
         reused=reused,
         stories=planned.lab.stories,
     )

@@ -44,7 +44,7 @@ _HOST = ("cpu", "kernel", "python", "qemu")
 def keys(
     root: Path, cells: Sequence[Cell], builds: Mapping[str, Build], targets: Mapping[str, Target], host: Mapping[str, str]
 ) -> dict[str, str]:
-    """Cell id → ``sha256:HEX`` by which its result may be reused. A repeated cell has none: who repeats wants to see it run.
+    """Cell id → ``sha256:HEX`` over all that decides its result; of a cell that is repeated each has the same.
 
     ``builds`` are by their names, and by ``BUILD/SUITE`` where a suite boots more than the build."""
     common = _digest({"lab": _shared(root), "labctl": _labctl(), "host": {name: host.get(name, "") for name in _HOST}})
@@ -69,7 +69,6 @@ def keys(
         (name, channel): _digest({"config": registry.on_channel(targets[name], channel).config.model_dump(mode="json", by_alias=True)})
         for name, channel in {(cell.target, cell.channel) for cell in cells}
     }
-    repeated = {cell.key for cell in cells if cell.repeat > 1}
     return {
         cell.id: _digest(
             {
@@ -77,11 +76,10 @@ def keys(
                 "suite": by_suite[cell.suite],
                 "build": by_build.get(suited_key(cell)) or by_build[cell.build],
                 "target": by_target[cell.target, cell.channel],
-                "cell": cell.id,
+                "cell": cell.key,
             }
         )
         for cell in cells
-        if cell.key not in repeated
     }
 
 

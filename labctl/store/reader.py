@@ -74,13 +74,13 @@ def read_run(folder: Path, *, ending: tuple[Outcome, bool] | None = None) -> Run
     end = None if ending else end_of(folder)
     skipped = 0
     cells: list[Cell] = []
-    keys: dict[str, str] = {}
+    keys: dict[str, tuple[str, bool]] = {}
     reused: dict[str, Reused] = {}
     left_out: list[LeftOut] = []
     for found in records.items(asked.get("cells")):
         try:
             cells.append(records.cell(found))
-            keys[cells[-1].id] = records.text(found.get("key"), "")
+            keys[cells[-1].id] = records.text(found.get("key", found.get("tried")), ""), "tried" not in found
             if "reused" in found:
                 reused[cells[-1].id] = records.reused(records.mapping(found["reused"]))
         except records.Malformed:
@@ -110,7 +110,7 @@ def read_run(folder: Path, *, ending: tuple[Outcome, bool] | None = None) -> Run
     results: list[CellResult] = []
     for cell in dict.fromkeys(cells):
         if (earlier := reused.get(cell.id)) is not None:
-            results.append(CellResult(cell, Outcome.PASS, 0.0, "", (), earlier, keys[cell.id]))
+            results.append(CellResult(cell, Outcome.PASS, 0.0, "", (), earlier, *keys[cell.id]))
             continue
         attempts: list[Attempt] = []
         home = folder / layout.CELLS / layout.cell_folder(cell)
@@ -122,7 +122,7 @@ def read_run(folder: Path, *, ending: tuple[Outcome, bool] | None = None) -> Run
         verdict, reason = cell_outcome(attempts)
         if running and not attempts:
             reason = WAITING
-        results.append(CellResult(cell, verdict, sum(a.duration_s for a in attempts), reason, tuple(attempts), key=keys[cell.id]))
+        results.append(CellResult(cell, verdict, sum(a.duration_s for a in attempts), reason, tuple(attempts), None, *keys[cell.id]))
 
     return RunResult(
         id=folder.name,
@@ -170,7 +170,11 @@ def end_record(run: RunResult) -> dict[str, Any]:
                 "durations": [round(a.duration_s, 6) for a in result.attempts if _tells_duration(a)],
                 "tests": result.reused.tests if result.reused else len(result.tests),
                 **({"stories": told} if (told := stories.record(result.tests)) else {}),
-                **({"key": result.key} if result.key and not any(a.benchmark for a in result.attempts) else {}),
+                **(
+                    {"key" if result.proves else "tried": result.key}
+                    if result.key and not any(a.benchmark for a in result.attempts)
+                    else {}
+                ),
                 **({"reused": records.reused_record(result.reused)} if result.reused else {}),
             }
             for result in run.cells

@@ -53,16 +53,18 @@ class RunWriter:
         cells: Sequence[Cell],
         left_out: Sequence[LeftOut] = (),
         keys: Mapping[str, str] | None = None,
+        tried: Mapping[str, str] | None = None,
         reused: Mapping[str, Reused] | None = None,
         stories: Mapping[str, str] | None = None,
         run_id: str | None = None,
     ) -> RunWriter:
         """Make ``results/RUN_ID/`` with its run.json. StorageError that names the folder and the cause if it can't be written.
 
-        By cell id: ``keys``, the digests by which results of this run may be reused; ``reused``, those of earlier runs that stand here.
+        By cell id: ``keys``, the digests by which results of this run may be reused; ``tried``, those of cells of which a pass proves
+        nothing, and a failure that an earlier pass does not stand; ``reused``, the results of earlier runs that stand here.
         ``stories``: the titles of the plan's stories.
         """
-        keys, reused = keys or {}, reused or {}
+        keys, tried, reused = keys or {}, tried or {}, reused or {}
         results = results.resolve()
         make_folder(results, exist_ok=True)
         folder = _new_folder(results, run_id)
@@ -83,6 +85,7 @@ class RunWriter:
                         {
                             **records.cell_record(cell),
                             **({"key": keys[cell.id]} if cell.id in keys else {}),
+                            **({"tried": tried[cell.id]} if cell.id in tried else {}),
                             **({"reused": records.reused_record(reused[cell.id])} if cell.id in reused else {}),
                         }
                         for cell in cells

@@ -17,7 +17,7 @@ from labctl.cli.verb import printable
 from labctl.config import Lab
 from labctl.model import Channel
 from labctl.run.prepare import Request, plan
-from tests.temporary_lab import LABCTL, Ran, TemporaryLab
+from tests.temporary_lab import LABCTL, TARGET, Ran, TemporaryLab
 
 pytestmark = pytest.mark.qemu
 ROOT = Path(__file__).parents[2]
@@ -237,3 +237,89 @@ def test_what_passed_is_not_run_again_until_something_changes(new_lab: Callable[
     assert lab.run("--suite", "free").cells["debian/free"]["reused_from"] == first.data["run"]
     fresh = lab.run("--suite", "free", "--fresh")
     assert fresh.cells["debian/free"]["reused_from"] is None
+
+
+def test_a_dry_run_says_what_becomes_of_each_cell(new_lab: Callable[[], TemporaryLab]) -> None:
+    """As the run then does it, and nothing is begun for it."""
+    lab = new_lab()
+    lab.cache = lab.root / "cache"
+    lab.write(f"targets/{lab.target}.toml", TARGET.replace("[drivers.console_shell]", '[drivers.agent]\nchannel = "serial"'))
+    lab.suite("free", COST_FREE)
+    lab.suite("timed", "import pytest\n\n\n@pytest.mark.benchmark\n" + COST_FREE)
+    lab.suite("always", COST_FREE)
+    lab.write("suites/always/suite.toml", "schema = 1\nreuse = false\n")
+    lab.suite("warm", "def test_up(shell):\n    assert shell('echo up') == 'up'\n")
+    lab.write("suites/warm/suite.toml", "schema = 1\nwarm = true\n")
+
+    def told(*more: str) -> dict[str, tuple[str, str, str | None]]:
+        ran = lab.run("--dry-run", *more)
+        assert ran.status == 0, ran.err
+        return {name.partition("/")[2]: (cell["will"], cell["why"], cell["reused_from"]) for name, cell in ran.cells.items()}
+
+    # The build is in the lab's files and not in its cache yet.
+    assert {will for will, _, _ in told().values()} == {"run"}
+    assert told()["free"] == ("run", "its build is not made yet", None)
+    assert not lab.runs
+    first = lab.run()
+    assert first.status == 0, first.err
+    run = first.data["run"]
+    same = "it passed there, and nothing that decides it has changed"
+    assert told() == {
+        "free": ("reuse", same, run),
+        "warm": ("reuse", same, run),
+        "timed": ("run", "it measures: a figure is of its day", None),
+        "always": ("run", "its suite says reuse = false", None),
+    }
+    assert told("--fresh")["free"] == ("run", "--fresh", None)
+    assert told("--fresh")["warm"] == ("copy", "--fresh; of a machine that is kept", None)
+    assert told("--cold")["warm"] == ("run", "--cold", None)
+    assert told("--repeat", "2")["free"] == ("run", "who repeats a cell wants to see it run", None)
+    again = lab.run()
+    assert {name.partition("/")[2]: cell["reused_from"] for name, cell in again.cells.items()} == {
+        name: reused for name, (_, _, reused) in told().items()
+    }
+
+    lab.suite("free", "def test_no(cell):\n    assert False\n")
+    assert told("--suite", "free")["free"] == ("run", f"something that decides it has changed since it passed in {again.data['run']}", None)
+    failed = lab.run("--suite", "free").data["run"]
+    assert told("--suite", "free")["free"] == ("run", f"its newest result is a fail in {failed}", None)
+    for kept in lab.cache.glob("warm/*/state"):
+        kept.write_bytes(b"torn")
+    assert told("--fresh")["warm"][:2] == ("run", "--fresh; no copy: what is kept of the machine has another state than it had")
+    lab.write(f"targets/{lab.target}.toml", TARGET)
+    (will, why, _) = told("--suite", "warm")["warm"]
+    assert (will, "no copy: the target's drivers cannot copy a machine" in why) == ("run", True), why
+
+
+def test_a_dry_run_reads_the_suites(new_lab: Callable[[], TemporaryLab]) -> None:
+    """What a run could not read ends the dry run as it ends the run: the same words, the same status."""
+    lab = new_lab()
+    lab.suite("free", COST_FREE)
+    assert lab.run().status == 0
+    lab.suite("broken", "def test_here(:\n")
+    for what, words in {
+        "def test_here(:\n": "suites/broken/test_broken.py",
+        "import nowhere\n": "No module named 'nowhere'",
+        "def test_x(nothing_of_that_name):\n    pass\n": "asks for 'nothing_of_that_name'",
+        "import pytest\n\n@pytest.mark.requires(cpu=2)\ndef test_x():\n    pass\n": "@pytest.mark.requires(cpu=…): unknown",
+    }.items():
+        lab.suite("broken", what)
+        dry, real = lab.labctl("run", "matrix", "--dry-run"), lab.labctl("run", "matrix")
+        assert (dry.status, real.status) == (2, 2), (dry.err, real.err)
+        assert words in dry.err, dry.err
+        assert dry.err.splitlines() == [line for line in real.err.splitlines() if line in dry.err.splitlines()], (dry.err, real.err)
+    lab.suite("broken", COST_FREE)
+    for what, words in {
+        "def (:\n": "SyntaxError",
+        "import nowhere\n": "No module named 'nowhere'",
+        "raise ValueError('of its own')\n": "ValueError: of its own",
+    }.items():
+        lab.write("suites/broken/conftest.py", what)
+        for how in ("--dry-run", "--fresh"):
+            ran = lab.labctl("run", "matrix", how)
+            assert ran.status == 2, ran.err
+            assert "a suite cannot be read:" in ran.err
+            assert "suites/broken/conftest.py" in ran.err
+            assert words in ran.err
+            assert "Traceback" not in ran.err, ran.err
+    assert not list(lab.runs[-1].glob("cells/*broken/*")), "no attempt"

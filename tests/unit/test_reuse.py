@@ -94,9 +94,9 @@ def test_each_thing_that_decides_a_result_changes_the_key(lab: Path) -> None:
     is_new(key(lab))
 
 
-def test_what_is_repeated_has_no_key(lab: Path) -> None:
+def test_each_repeat_of_a_cell_has_its_key(lab: Path) -> None:
     repeated = [CELL, replace(CELL, repeat=2)]
-    assert keys(lab, repeated, {"b": BUILD}, {"t": a_target()}, HOST) == {}
+    assert keys(lab, repeated, {"b": BUILD}, {"t": a_target()}, HOST) == dict.fromkeys(("b/t/s", "b/t/s#2"), key(lab))
 
 
 def test_names_do_not_run_into_contents(tmp_path: Path) -> None:
@@ -147,6 +147,31 @@ def test_neither_benchmarks_nor_retries_nor_runs_without_a_key_stand(tmp_path: P
     a_run(tmp_path, "3", Outcome.PASS, first=Outcome.ERROR)  # flaky
     a_run(tmp_path, "4", None)
     assert proven(tmp_path, {CELL.id: "k1"}) == {}
+
+
+@pytest.mark.parametrize(("outcomes", "stands"), [(["pass"], "1"), (["pass", "fail"], None), (["fail", "pass"], None), (["error"], "1")])
+def test_a_part_of_a_cell_or_a_repeat_speaks_against_it_and_never_for_it(tmp_path: Path, outcomes: list[str], stands: str | None) -> None:
+    """A test of the suite that was run alone has failed since it passed as a whole, or one of five repeats: the pass proves nothing."""
+    cells = [replace(CELL, repeat=number + 1) for number in range(len(outcomes))]
+    tried = {cell.id: "k1" for cell in cells}
+
+    def parts(run_id: str) -> None:
+        writer = RunWriter.create(
+            tmp_path, matrix="m", argv=[], version="1", host={}, builds={}, targets={}, cells=cells, tried=tried, run_id=run_id
+        )
+        for cell, outcome in zip(cells, outcomes, strict=True):
+            with writer.attempt(cell, worker="w") as attempt:
+                attempt.finish(Outcome(outcome))
+        writer.finish(Outcome.PASS)
+
+    parts("0")
+    assert proven(tmp_path, {CELL.id: "k1"}) == {}
+    a_run(tmp_path, "1", Outcome.PASS)
+    parts("2")
+    found = proven(tmp_path, {CELL.id: "k1"})
+    assert (found[CELL.id].run if found else None) == stands
+    assert read_run(tmp_path / "2").cells[0].key == "k1"
+    assert not read_run(tmp_path / "2").cells[0].proves
 
 
 def test_a_reused_result_names_the_run_in_which_the_cell_was_run(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def tool(
     arch: str = "x86_64",
     progress: Callable[[str], None] = lambda _: None,
     deadline: Deadline | None = None,
+    cache: Cache | None = None,
 ) -> Tool:
     """Read a tool's recipe. ConfigError with every mistake in it; nothing is built."""
     path = lab.tool_files.get(name)
@@ -75,9 +76,8 @@ def tool(
     recipe = lab.tool(name)
     builder = _builder(recipe.builder, where)
     options = validate(builder.options, recipe.options, where, prefix=recipe.builder)
-    context = Context(
-        path.parent, where, recipe.builder, arch, Cache(), lambda line: progress(f"{name}: {line}"), deadline or Deadline.after(LONGEST_S)
-    )
+    limit = deadline or Deadline.after(LONGEST_S)
+    context = Context(path.parent, where, recipe.builder, arch, cache or Cache(), lambda line: progress(f"{name}: {line}"), limit)
     return Tool(name, recipe, builder, options, context)
 
 
