@@ -11,7 +11,6 @@ import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 from labctl.errors import ConsoleLost, TargetFailure
 from labctl.machine.selftest import spans
@@ -34,13 +33,20 @@ _KERNEL_MESSAGE = re.compile(STAMP + rb"[^\n]*\n")
 class Language:
     """How a kind of program says what became of its tests."""
 
-    parse: Callable[[bytes], Report]
+    parse: Callable[[bytes, int | None], Report]
+    """Of what it printed, and its exit status where that is known."""
     skipped: int
     """The exit status that means that nothing could be tested."""
+    words: Callable[[int], str] = lambda status: ""
+    """What another exit status means."""
 
 
-KTAP = Language(partial(ktap.parse, alone=True), 4)
-LTP = Language(ltp.parse, 32)
+def _parse_ktap(data: bytes, _status: int | None) -> Report:
+    return ktap.parse(data, alone=True)
+
+
+KTAP = Language(_parse_ktap, 4)
+LTP = Language(ltp.parse, 32, ltp.words)
 
 
 def run_program(
@@ -56,21 +62,22 @@ def run_program(
     try:
         ended = session.run(_echoed(command), deadline=deadline, check=False)
     except (TargetFailure, ConsoleLost):
-        partial_report = language.parse(_KERNEL_MESSAGE.sub(b"", session.transcript.read(since)))
+        partial_report = language.parse(_KERNEL_MESSAGE.sub(b"", session.transcript.read(since)), None)
         if partial_report.results:
             take(partial_report, _times(session, since, began_ns, language, partial_report))
         raise
     told = ended.output.encode()
     ending = _STATUS.search(told)
-    report = language.parse(told[: ending.start() + 1] if ending else told)
+    status = int(ending[1]) if ending else None
+    report = language.parse(told[: ending.start() + 1] if ending else told, status)
     flooded = ended.status == 0 and len(told) > MOST_OUTPUT // 2  # `head` has read what it may, and closed
     if not ending and not flooded:  # that shell is dead too: the console may have been told more
-        shown = language.parse(_KERNEL_MESSAGE.sub(b"", session.transcript.read(since)))
+        shown = language.parse(_KERNEL_MESSAGE.sub(b"", session.transcript.read(since)), None)
         report = shown if len(shown.results) > len(report.results) else report
-    why = _odd_ending(int(ending[1]), report, language) if ending else _no_ending(ended.status, flooded)
+    why = _odd_ending(status, report, language) if status is not None else _no_ending(ended.status, flooded)
     if why:
         report = replace(report, problems=(*report.problems, why))
-    take(report, _times(session, since, began_ns, language, report))
+    take(report, _times(session, since, began_ns, language, report, status))
     return report
 
 
@@ -92,12 +99,13 @@ def _odd_ending(status: int, report: Report, language: Language) -> str:
     if status == 0 or Outcome.FAIL in outcomes or (status == language.skipped and Outcome.SKIP in outcomes):
         return ""
     how = f"was killed by signal {status - 128}" if 128 < status < 193 else f"exited with {status}"
+    how = f"{how} ({meaning})" if (meaning := language.words(status)) else how
     return f"no test failed, but the program {how}" if report.results else f"the program {how}"
 
 
-def _times(session: Session, since: int, began_ns: int, language: Language, report: Report) -> list[float]:
+def _times(session: Session, since: int, began_ns: int, language: Language, report: Report, status: int | None = None) -> list[float]:
     """By the console's record; zeros where that does not show every result (a message broke into a line, the console is slower)."""
-    shown = language.parse(session.transcript.read(since))
+    shown = language.parse(session.transcript.read(since), status)
     if [result.path for result in shown.results] != [result.path for result in report.results]:
         return [0.0] * len(report.results)
     return spans(session.transcript, since, began_ns, shown)

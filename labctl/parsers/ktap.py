@@ -28,13 +28,17 @@ DETAIL_WIDTH = 240
 
 _STAMP = re.compile(rb"^\[ *[0-9]{1,7}\.[0-9]{1,9}\](?:\[ *[TC][0-9]+\])? ")
 # Whoever wrote before may have left the line unfinished.
-_VERSION = re.compile(r"^( *)(?:.*\W)?K?TAP version [0-9]+$")
+_VERSION = re.compile(r"^( *)(?:.*?)K?TAP version [0-9]+$")
 _PLAN = re.compile(r"^( *)1\.\.([0-9]{1,9})$")
 _RESULT = re.compile(r"^( *)(not )?ok(?: +([0-9]{1,9}))?(?: +(?:- )?(.*))?$")
 _SUBTEST = re.compile(r"^( *)# Subtest: *(.*)$")
 _DIRECTIVE = re.compile(r"^(SKIP|TODO|XFAIL|TIMEOUT|ERROR)\b[:\s]*(.*)$", re.IGNORECASE)
 _BAIL = re.compile(r"^ *Bail out!\s*(.*)$")
 _FIGURE = re.compile(r"^# bench ([A-Za-z0-9_.-]{1,80})=([0-9]{1,18}(?:\.[0-9]{1,9})?) ([A-Za-z0-9/%]{1,16})$")
+_GLUED_PLAN = re.compile(r"^.*[^0-9.]1\.\.([0-9]{1,9})$")
+_GLUED_RESULT = re.compile(r"( *)(not )?ok +([0-9]{1,9})(?: +(?:- )?(.*)|[^0-9 ].*)?$")
+_STAMP_INSIDE = re.compile(r"\[ *[0-9]{1,7}\.[0-9]{6}\](?:\[ *[TC][0-9]+\])? .*$")
+"""A message of the kernel's, which waits for nobody to end a line."""
 _EXPECTED = ("TODO", "XFAIL")
 
 
@@ -99,6 +103,18 @@ def figures(report: Report) -> list[Figure]:
     return [Figure(test, match[1], float(match[2]), match[3]) for test, match in lines if match]
 
 
+@dataclass(frozen=True, slots=True)
+class _Glued:
+    """What may be a result, behind words of others that did not end their line. It is one where the numbers show that it is missing."""
+
+    number: int
+    ok: bool
+    name: str
+    words: str
+    line: str
+    end: int
+
+
 @dataclass
 class _Group:
     """The tests at one indentation, between two results of the group around them."""
@@ -111,11 +127,38 @@ class _Group:
     found: list[Result] = field(default_factory=list)
     """Leaves below it, their paths relative to it."""
     problems: list[str] = field(default_factory=list)
+    glued: _Glued | None = None
+    """It would be the next one."""
+    glued_plan: int | None = None
+    """Believed if as many were reported, and no other plan came."""
+
+    @property
+    def promised(self) -> int | None:
+        """How many it is to hold."""
+        return self.plan if self.plan is not None or self.glued_plan != self.reported else self.glued_plan
+
+    @property
+    def reported(self) -> int:
+        """How many it holds, the glued one too."""
+        return self.count + (self.glued is not None)
 
     def close(self, name: str) -> None:
         """It has ended: is all there?"""
+        if self.glued is not None and self.count + 1 == (self.plan if self.plan is not None else self.glued_plan):
+            self.adopt()
         if self.plan is not None and self.count != self.plan:
             self.problems.append(f"{name + ': ' if name else ''}{self.plan} tests planned, {self.count} reported")
+
+    def adopt(self) -> None:
+        """The numbers say that the glued one is missing: it is what it looks like."""
+        glued, self.glued = self.glued, None
+        if glued is None:
+            return
+        self.count += 1
+        outcome, reason = _judged(glued.ok, glued.words)
+        # Nobody can tell whose word a `not` is that stands behind others: with one it is no pass.
+        said = reason or f"as far as can be told from {glued.line!r}" if outcome is Outcome.FAIL else reason
+        self.found.append(Result((glued.name or f"test {glued.number}",), outcome, said, glued.line, glued.end))
 
     def take(self, inner: _Group, name: str) -> None:
         """What a group inside of this one found, under its name."""
@@ -150,6 +193,14 @@ class Ktap:
     @property
     def done(self) -> bool:
         """Nothing more is to come by what the plan says, or the kernel gave up."""
+        if self._over:
+            return True
+        top = self._groups[0] if len(self._groups) == 1 else None
+        return top is not None and top.promised is not None and top.reported >= top.promised
+
+    @property
+    def _over(self) -> bool:
+        """As `done`, by lines that stand alone: what else comes is too late."""
         if self._bail or self._results >= MOST_RESULTS:
             return True
         return len(self._groups) == 1 and self._groups[0].plan is not None and self._groups[0].count >= self._groups[0].plan
@@ -209,7 +260,9 @@ class Ktap:
 
     def _take(self, raw: bytes) -> None:
         text = visible(_STAMP.sub(b"", raw[:_LONGEST]).rstrip(b"\r\n")).replace("\t", "    ")[:LINE_WIDTH].rstrip()
-        if not self.done:
+        if _RESULT.match(text.partition("#")[0].rstrip()):
+            text = _STAMP_INSIDE.sub("", text).rstrip()
+        if not self._over:
             self._line(text)
         elif not self._bail and self._results < MOST_RESULTS and len(self._late) < _MOST_LATE and (why := self._too_late(text)):
             self._late.append(why)
@@ -241,10 +294,23 @@ class Ktap:
         elif result := _RESULT.match(head):
             self._result(len(result[1]), result[2] is None, int(result[3]) if result[3] else None, result[4] or "", words)
         elif text:
+            self._glue(text)
             if subtest := _SUBTEST.match(text):
                 self._name(len(subtest[1]), subtest[2][:NAME_WIDTH])
             self._said.append(text.strip()[:DETAIL_WIDTH])
             del self._said[:-DETAIL_LINES]
+
+    def _glue(self, text: str) -> None:
+        """A result or a plan may stand behind what somebody else has said without an end of the line."""
+        group = self._groups[-1]
+        for found in _GLUED_RESULT.finditer(text):
+            number = int(found[3])
+            if number == group.count + 1 and group.indent <= len(found[1]) and (group.plan is None or number <= group.plan):
+                name, _, words = (found[4] or "").partition("#")
+                group.glued = _Glued(number, found[2] is None, name.strip()[:NAME_WIDTH], words.strip(), text[:DETAIL_WIDTH], self._fed)
+                return
+        if group.plan is None and not group.count and (plan := _GLUED_PLAN.match(text)):
+            group.glued_plan = int(plan[1])
 
     def _begin(self, indent: int) -> None:
         if self._groups and indent <= self._groups[0].indent:
@@ -275,6 +341,9 @@ class Ktap:
     def _result(self, indent: int, ok: bool, number: int | None, name: str, words: str) -> None:
         group = self._at(indent)
         self._results += 1
+        if number is not None and number == group.count + 2:
+            group.adopt()
+        group.glued = None
         group.count += 1
         called = name.strip()[:NAME_WIDTH] or f"test {number if number is not None else group.count}"
         if number is not None and number != group.count:

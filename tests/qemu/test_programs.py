@@ -19,6 +19,8 @@ PROGRAMS = {
     "nothing": "echo not a test",
     "flood": "echo 1..1; echo 'ok 1 one'; while echo 0123456789012345678901234567890123456789012345678901234567890123456789; do :; done",
     "ltp": "echo 'a.c:1: TPASS: one' >&2; printf '\\nSummary:\\npassed   1\\nfailed   0\\nbroken   0\\nskipped  0\\nwarnings 0\\n'",
+    "not_here": "echo 'tst_test.c:1415: TCONF: not compiled with numa' >&2; exit 32",
+    "old": "echo 'old01       1  TPASS  :  one'; echo 'old01       2  TCONF  :  old01.c:5: no disk'; exit 2",
     "crash": "echo 1..3; echo 'ok 1 one'; echo 'not ok 2 two # why'; sleep 1; echo c >/proc/sysrq-trigger; sleep 60",
 }
 SUITE = """
@@ -32,6 +34,13 @@ def test_program(ktap, program):
 def test_ltp(ltp):
     report = ltp("ltp")
     assert not report.wrong, report.wrong
+
+@pytest.mark.parametrize("program", ["not_here", "old"])
+def test_ltp_that_says_no_summary(ltp, program):
+    report = ltp(program)
+    assert not report.wrong, report.wrong
+    if report.skipped:
+        pytest.skip(report.skipped)
 
 def test_flood(ktap, monkeypatch):
     monkeypatch.setattr("labctl.machine.program.MOST_OUTPUT", 4096)
@@ -73,6 +82,10 @@ def test_programs(lab: TemporaryLab) -> None:
     assert told["test_program[odd]"] == ("fail", "AssertionError: no test failed, but the program exited with 3")
     assert told["test_program[nothing]"] == ("fail", "AssertionError: no KTAP report")
     assert told["test_ltp::a.c:1"] == told["test_ltp"] == ("pass", "")
+    assert told["test_ltp_that_says_no_summary[not_here]"] == ("skip", "not compiled with numa")
+    assert told["test_ltp_that_says_no_summary[not_here]::tst_test.c:1415"] == ("skip", "not compiled with numa")
+    assert told["test_ltp_that_says_no_summary[old]::old01 2"] == ("skip", "no disk")
+    assert told["test_ltp_that_says_no_summary[old]"][1] == "AssertionError: no test failed, but the program exited with 2 (TBROK)"
     assert told["test_flood"][0] == "fail"
     assert "the rest is not read" in told["test_flood"][1]
 

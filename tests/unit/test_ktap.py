@@ -302,3 +302,95 @@ def test_kselftests_as_they_are() -> None:
     assert "No read-ahead pages found in memory" in mincore.results[3].details
     assert "Bail out! pidfd_poll check" in recorded("pidfd_test").wrong
     assert recorded("kcmp_test").wrong.startswith("3 tests planned, 0 reported"), "it says PASS where it should say ok"
+
+
+def told(text: str, *, alone: bool = False) -> tuple[dict[str, str], tuple[str, ...]]:
+    report = parse(text.encode(), alone=alone)
+    return {result.name: result.outcome.value for result in report.results}, report.problems
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("1..3\nok 1 a\nlogin: ok 2 b\nok 3 c\n", {"a": "pass", "b": "pass", "c": "pass"}),
+        ("1..3\nok 1 a\nKillednot ok 2 b # why\nok 3 c\n", {"a": "pass", "b": "fail", "c": "pass"}),
+        ("1..3\nok 1 a\n$ ok 2 b # SKIP no disk\nok 3 c\n", {"a": "pass", "b": "skip", "c": "pass"}),
+        ("1..2\nok 1 a\nlogin: ok 2 b\n", {"a": "pass", "b": "pass"}),  # the last one: the plan says that it is missing
+        ("1..2\nlogin: ok 1 a\nok 2 b\n", {"a": "pass", "b": "pass"}),
+        ("1..2\nok 1Killed\nok 2 b\n", {"1Killed": "pass", "b": "pass"}),
+        ("1..1\n  KTAP version 1\n  1..2\n  ok 1 x\nlogin:   ok 2 y\nok 1 g\n", {"g/x": "pass", "g/y": "pass"}),
+        ("~ # 1..1\nok 1 a\n", {"a": "pass"}),
+        ("1..2\nok 1 a[   12.345678] usb 1-1: new device\nok 2 b # SKIP no disk[    3.000001][   T12] random: crng init done\n",
+         {"a": "pass", "b": "skip"}),
+        # What only looks like one: the numbers do not need it.
+        ("1..3\nok 1 a\na book 2 of mine\nok 2 b\nok 3 c\n", {"a": "pass", "b": "pass", "c": "pass"}),
+        ("1..2\nok 1 a\nlook 3 times, 1..9\nok 2 b\n", {"a": "pass", "b": "pass"}),
+    ],
+)  # fmt: skip
+def test_a_line_behind_what_others_left_unfinished(text: str, found: dict[str, str]) -> None:
+    """It is one of the report where the numbers show that it is missing, and nowhere else."""
+    assert told(f"KTAP version 1\n{text}") == (found, ())
+
+
+def test_a_not_whose_it_is_nobody_knows_makes_no_pass() -> None:
+    report = parse(b"KTAP version 1\n1..2\nok 1 a\nthe disk is not ok 2 b\n")
+    assert [(result.name, result.outcome.value) for result in report.results] == [("a", "pass"), ("b", "fail")]
+    assert report.results[1].reason == "as far as can be told from 'the disk is not ok 2 b'"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("1..3\nok 1 a\nloginok 4 b\nok 3 c\n", "c: has number 3 where 2 was to come"),
+        ("1..3\nok 1 a\nlogin: ok b\nok 3 c\n", "c: has number 3 where 2 was to come"),
+        ("1..2\nok 1 a\nlogin: ok b\n", "2 tests planned, 1 reported"),
+        ("~ # 1..3\nok 1 a\n", "the report is cut off after a"),
+        ("1..2\n  KTAP version 1\n  1..1\n  ok 1 x\nlogin: ok 1 g\nok 2 h\n", "h: has number 2 where 1 was to come"),
+    ],
+)
+def test_what_cannot_be_recognised_is_missed(text: str, problem: str) -> None:
+    assert problem in told(f"KTAP version 1\n{text}")[1]
+
+
+def test_the_end_of_a_report_whose_last_line_is_glued_is_known() -> None:
+    """Nobody waits for what has been said; and if it was not, the line that comes after it counts."""
+    reader = Ktap()
+    reader.feed(b"login: KTAP version 1\n1..2\nok 1 a\n")
+    assert not reader.done
+    reader.feed(b"a look 2 times\n")
+    assert reader.done
+    reader.feed(b"not ok 2 b\n")
+    assert [(result.name, result.outcome.value) for result in reader.report().results] == [("a", "pass"), ("b", "fail")]
+    assert reader.report().problems == ()
+
+
+def test_kunit_with_parameters() -> None:
+    """As lib/kunit of Linux 6.12 prints a test that is run once for each parameter: a group without a plan."""
+    text = """\
+KTAP version 1
+1..1
+    KTAP version 1
+    # Subtest: example
+    # module: kunit_example_test
+    1..2
+    # example_simple_test: initializing
+    ok 1 example_simple_test
+        KTAP version 1
+        # Subtest: example_params_test
+    # example_params_test: initializing
+        ok 1 example value 3 # SKIP unsupported param value 3
+        ok 2 example value 2
+    # example_params_test: pass:1 fail:0 skip:1 total:2
+    ok 2 example_params_test
+# example: pass:2 fail:0 skip:1 total:3
+# Totals: pass:2 fail:0 skip:1 total:3
+ok 1 example
+"""
+    assert told(text) == (
+        {
+            "example/example_simple_test": "pass",
+            "example/example_params_test/example value 3": "skip",
+            "example/example_params_test/example value 2": "pass",
+        },
+        (),
+    )

@@ -56,6 +56,43 @@ def test_the_libraries_before_it() -> None:
     assert (report.complete, report.problems) == (True, ())
 
 
+# Of the libraries' own formats: tst_vbrk_() of lib/tst_test.c before setup_ipc(), tst_print() and tst_brk__() of lib/tst_res.c.
+NOT_BUILT = b"tst_test.c:1415: TCONF: test requires libnuma development packages with LIBNUMA_API_VERSION >= 2\n"
+OLD_NOT_HERE = b"""\
+signal06    0  TINFO  :  begins
+signal06    1  TCONF  :  signal06.c:146: Only test on x86_64.
+signal06    2  TCONF  :  signal06.c:146: Remaining cases not appropriate for configuration
+"""
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (NOT_BUILT, "test requires libnuma development packages with LIBNUMA_API_VERSION >= 2"),
+        (b"tst_test.c:9: TINFO: begins\n" + NOT_BUILT, "test requires libnuma development packages with LIBNUMA_API_VERSION >= 2"),
+        (OLD_NOT_HERE, "Only test on x86_64."),
+        (b"fork_exec 1 TCONF: 'ip' not found\n\nSummary:\npassed   0\nfailed   0\nskipped  1\nwarnings 0\n", "'ip' not found"),
+        (b"a.c:7: TCONF: no SMEP here\n\nSummary:\npassed   0\nfailed   0\nbroken   0\nskipped  1\nwarnings 0\n", "no SMEP here"),
+    ],
+)
+def test_what_is_not_for_this_machine_is_skipped_with_its_reason(data: bytes, reason: str) -> None:
+    report = ltp.parse(data, 32)
+    assert (report.skipped, report.wrong, report.complete) == (reason, "", True)
+
+
+def test_an_end_without_a_summary_is_believed_only_where_the_exit_status_is_that_of_the_last_line() -> None:
+    for status in (None, 0, 1, 2, 34, 137):
+        assert ltp.parse(NOT_BUILT, status).problems == ("the report is cut off after tst_test.c:1415: it has no summary",), status
+    broken = ltp.parse(b"tst_tmpdir.c:88: TBROK: mkdtemp() failed: EROFS (30)\n", 2)
+    assert broken.wrong == "1 of 1 failed: tst_tmpdir.c:88: broken: mkdtemp() failed: EROFS (30)"
+    assert "no summary" in ltp.parse(b"a.c:1: TPASS: one\n" + NOT_BUILT, 32).wrong, "something was tested: its library was up"
+    assert "no summary" in ltp.parse(NOT_BUILT + b"\nSummary:\npassed   0\n", 32).wrong
+
+
+def test_what_an_exit_status_tells() -> None:
+    assert [ltp.words(status) for status in (0, 2, 36, 8, 64, 137)] == ["", "TBROK", "TWARN, TCONF", "", "", ""]
+
+
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
