@@ -6,6 +6,7 @@ A lab is the folder that holds ``lab.toml``, found upwards from the working dire
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import stat
@@ -19,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from labctl.errors import ConfigError, Problem
+from labctl.errors import ConfigError, Problem, StorageError
 from labctl.model import (
     NAME_PATTERN,
     STORY_FORM,
@@ -70,6 +71,17 @@ def cache_folder() -> Path:
     if own := os.environ.get("LABCTL_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labctl"
+
+
+def cache_error(path: Path, error: OSError) -> StorageError:
+    """What could not be done in the cache, and what mends it: a file that stands where a folder must be is named."""
+    place, elsewhere = Path(error.filename) if isinstance(error.filename, str) else path, "export LABCTL_CACHE=/some/other/folder"
+    in_the_way = next((each for each in reversed((place, *place.parents)) if each.exists() and not each.is_dir()), None)
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and in_the_way is not None:
+        found = f"the cache cannot be used: {in_the_way} is a file where a folder must be"
+        return StorageError(found, remedy=f"rm {in_the_way}, or: {elsewhere}")
+    mend = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see that it can be written"
+    return StorageError(f"the cache cannot be used: {place}: {error.strerror}", remedy=f"{mend}, or: {elsewhere}")
 
 
 def shipped(folder: str) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from labctl.build import apt, debversion
 from labctl.build.cache import Artefact, Cache, Made, digest_of, now
-from labctl.config import cache_folder
+from labctl.config import cache_error, cache_folder
 from labctl.deadline import Deadline
 from labctl.errors import BuildFailed, HostToolMissing, InfraError
 from labctl.model import Provenance
@@ -128,8 +128,11 @@ def _options() -> list[str]:
 def _update(deadline: Deadline, progress: Callable[[str], None]) -> list[str]:
     """Fetch the lists; returns apt's options for asking them."""
     home = _folder()
-    for folder in ("lists/partial", "cache/archives/partial", "sources.d"):
-        (home / folder).mkdir(parents=True, exist_ok=True)
+    try:
+        for folder in ("lists/partial", "cache/archives/partial", "sources.d"):
+            (home / folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cache_error(home, error) from None
     asked = ["apt-config", "shell", "ONE", "Dir::Etc::sourcelist/f", "MANY", "Dir::Etc::sourceparts/d"]
     said = dict(line.split("=", 1) for line in apt.answer(asked, deadline).splitlines() if "=" in line)
     one, many = (Path(said.get(key, "''").strip("'")) for key in ("ONE", "MANY"))

@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from labctl.config import cache_folder
+from labctl.config import cache_error, cache_folder
 from labctl.deadline import Deadline
 from labctl.errors import StorageError
 from labctl.model import Provenance
@@ -105,7 +105,7 @@ class Cache:
         except (FileNotFoundError, ValidationError):
             return None
         except OSError as error:
-            raise _storage(error) from error
+            raise cache_error(self.root, error) from error
         files = {part: self._object(stored.digest) for part, stored in manifest.files.items()}
         for part, stored in manifest.files.items():
             try:
@@ -146,7 +146,7 @@ class Cache:
                 if found := self.find(identity):
                     return found
         except OSError as error:
-            raise _storage(error) from error
+            raise cache_error(self.root, error) from error
         raise StorageError(f"{self.root}: what was just stored there is gone", remedy="is something else cleaning that folder?")
 
     def verify(self) -> list[str]:
@@ -159,7 +159,7 @@ class Cache:
                         path.unlink()
                         dropped.append(f"sha256:{path.name}")
         except OSError as error:
-            raise _storage(error) from error
+            raise cache_error(self.root, error) from error
         return dropped
 
     def note(self, name: str) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class Cache:
         try:
             _write_whole(self.root / "notes" / f"{name}.json", {"schema": 1, **value})
         except OSError as error:
-            raise _storage(error) from error
+            raise cache_error(self.root, error) from error
 
     def require_room(self, said: str, needed: int = 0) -> None:
         """StorageError if a full disk is why a program failed here: it ``said`` so, or less is free than the bytes it still needed."""
@@ -343,7 +343,3 @@ def _mib(size: int) -> str:
 
 
 _MAKE_ROOM = "make room there, or: export LABCTL_CACHE=/some/other/folder"
-
-
-def _storage(error: OSError) -> StorageError:
-    return StorageError(f"the cache of builds cannot be used: {error.filename or cache_root()}: {error.strerror}", remedy=_MAKE_ROOM)

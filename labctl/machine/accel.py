@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Literal
 
 from labctl import process
-from labctl.config import cache_folder
+from labctl.config import cache_error, cache_folder
 from labctl.deadline import Deadline
-from labctl.errors import HostToolMissing, ManagementError, StorageError
+from labctl.errors import HostToolMissing, ManagementError
 
 KVM = Path("/dev/kvm")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -69,7 +69,7 @@ def probe_kvm() -> Accel:
             cached.write(json.dumps({"schema": 1, "identity": identity, "name": found.name, "why": found.why}).encode())
             return found
     except OSError as error:
-        raise StorageError(f"{file}: {error.strerror}", remedy="set LABCTL_CACHE to a folder that can be written") from None
+        raise cache_error(file, error) from None
 
 
 def choose(wanted: Literal["auto", "kvm", "tcg"]) -> Accel:

@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from labctl.config import cache_folder, shipped
+from labctl.config import cache_error, cache_folder, shipped
 from labctl.deadline import Deadline
-from labctl.errors import DeployError, StorageError
+from labctl.errors import DeployError
 from labctl.process import run
 
 
@@ -32,8 +32,8 @@ def compiled(name: str, sources: Sequence[str], flags: Sequence[str], also: Sequ
             if done.status != 0:
                 raise DeployError(f"the program {name} cannot be made: {done.words}")
             os.link(file.name, made)
-    except FileExistsError:
-        pass  # by another process meanwhile
     except OSError as error:
-        raise StorageError(f"{made}: {error.strerror}", remedy="set LABCTL_CACHE to a folder that can be written") from None
+        if isinstance(error, FileExistsError) and made.is_file():
+            return made  # by another process meanwhile
+        raise cache_error(made, error) from None
     return made

@@ -7,14 +7,14 @@ import hashlib
 import mmap
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from labctl import process
-from labctl.config import cache_folder
+from labctl.config import cache_error, cache_folder
 from labctl.deadline import Deadline
-from labctl.errors import HostToolMissing, StorageError
+from labctl.errors import HostToolMissing
 from labctl.parsers import icount
 
 SOURCE = Path(__file__).with_name("icount.c")
@@ -41,9 +41,10 @@ def plugin() -> Path:
             )
         draft.replace(path)  # whole or not at all, whoever else builds it
     except OSError as error:
-        raise StorageError(f"{path.parent}: {error.strerror}", remedy="set LABCTL_CACHE to a folder that can be written") from None
+        raise cache_error(path.parent, error) from None
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
     return path
 
 

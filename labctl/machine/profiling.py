@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from labctl.config import cache_folder
+from labctl.config import cache_error, cache_folder
 from labctl.errors import CommandFailed, ConfigError, InfraError, LabctlError, ManagementError, StorageError
 from labctl.machine import registry
 from labctl.machine.boot import Boot
@@ -86,7 +86,7 @@ def symbols(target: Target, build: Build, workdir: Path, progress: Callable[[str
             draft.write_text(text)
             draft.replace(kept)
         except OSError as error:
-            raise StorageError(f"{kept}: {error.strerror}", remedy="set LABCTL_CACHE to a folder that can be written") from None
+            raise cache_error(kept, error) from None
     return kallsyms(kept.read_text())
 
 

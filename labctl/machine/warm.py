@@ -14,6 +14,7 @@ who runs already has its files open.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from labctl import __version__
-from labctl.config import cache_folder
+from labctl.config import cache_error, cache_folder
 from labctl.deadline import Deadline
 from labctl.errors import LabctlError, ManagementError
 from labctl.machine import registry
@@ -84,7 +85,10 @@ class KeptMachines:
         """
         name = _name(identity)
         folder = self.root / name
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unusable(cache_error(self.root, error).message) from None
         refused = self.root / f"{name}.refused"
         with self._lock(name) as descriptor:
             if refused.is_file():
@@ -121,6 +125,8 @@ class KeptMachines:
             return "of a machine that is kept"
         if self.root.is_dir():
             self._require_room(memory)
+        elif self.root.exists():
+            raise Unusable(cache_error(self.root, NotADirectoryError(errno.ENOTDIR, "")).message)
         return "of a machine that is booted first, and kept"
 
     def drop(self, folder: Path) -> None:
@@ -135,7 +141,7 @@ class KeptMachines:
 
     def _make(self, folder: Path, identity: Mapping[str, str], make: Callable[[Path], None]) -> None:
         draft = folder.with_suffix(".draft")
-        shutil.rmtree(draft, ignore_errors=True)
+        _clear(draft)
         draft.mkdir()
         try:
             make(draft)
@@ -160,7 +166,7 @@ class KeptMachines:
         for draft in self.root.glob("*.draft"):
             with self._lock(draft.stem) as descriptor:
                 if draft.stem != kept and _try(descriptor, fcntl.LOCK_EX):
-                    shutil.rmtree(draft, ignore_errors=True)
+                    _clear(draft)
         oldest_first = sorted((folder for folder in self._folders() if folder.name != kept), key=_last_used)
         while oldest_first and self.bytes > self.most_bytes:
             folder = oldest_first.pop(0)
@@ -171,17 +177,21 @@ class KeptMachines:
         if _try(descriptor, fcntl.LOCK_EX):
             # Out of the way first: a copy is never started from half a folder.
             grave = folder.with_suffix(".draft")
-            shutil.rmtree(grave, ignore_errors=True)
+            _clear(grave)
             with suppress(OSError):
                 folder.rename(grave)
-            shutil.rmtree(grave, ignore_errors=True)
+            _clear(grave)
 
     def _folders(self) -> list[Path]:
         return [path for path in self.root.glob("*") if path.is_dir() and not path.suffix]
 
     @contextmanager
     def _lock(self, name: str) -> Iterator[int]:
-        descriptor = os.open(self.root / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        path = self.root / f"{name}.lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise Unusable(cache_error(path, error).message) from None
         try:
             yield descriptor
         finally:
@@ -201,7 +211,7 @@ class WarmStart:
             self._start(session)
         except (Unusable, LabctlError, OSError) as error:
             session.give_up_copy()
-            self.told("boot", error.title if isinstance(error, LabctlError) else str(error))
+            self.told("boot", _words(error))
             return False
         self.told("copy", "")
         return True
@@ -232,6 +242,12 @@ class WarmStart:
         result = session.machine.shell.run(_OWN_ADDRESSES, limit)
         if result.status != 0:
             raise Unusable(f"its network cards take no addresses of their own: {result.stderr.strip()[-200:]}")
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return cache_error(KeptMachines().root, error).message
+    return error.title if isinstance(error, LabctlError) else str(error)
 
 
 def foreseen(target: Target, build: Build, workdir: Path, kept: KeptMachines | None = None) -> str:
@@ -311,6 +327,13 @@ def _seals(folder: Path) -> dict[str, str]:
             if name == "state":
                 seals[name] += " " + hashlib.sha256((folder / name).read_bytes()).hexdigest()
     return seals
+
+
+def _clear(path: Path) -> None:
+    """Whatever stands there: a folder that was left, or a file that somebody has put in its place."""
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _bytes(folder: Path) -> int:

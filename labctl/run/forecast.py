@@ -13,7 +13,7 @@ from typing import Literal
 from labctl.build import suite
 from labctl.build.cache import Cache, NotMade, Shelf
 from labctl.build.obtain import held
-from labctl.errors import ConfigError, LabctlError, Problem
+from labctl.errors import ConfigError, LabctlError, Problem, StorageError
 from labctl.machine import registry
 from labctl.machine.warm import Unusable, foreseen
 from labctl.model import Build, Cell, Channel
@@ -116,7 +116,7 @@ def _held(planned: Planned, name: str) -> Build | str:
     """The build, or why it is not at hand. ConfigError."""
     try:
         return held(planned.lab, name) or "its build is not made yet"
-    except ConfigError:
+    except (ConfigError, StorageError):
         raise
     except LabctlError as error:
         return f"its build cannot be told: {error.title}"
@@ -135,6 +135,8 @@ def _suited(planned: Planned, cells: Sequence[Cell], builds: Mapping[str, Build]
             lacking[key] = "what its suite needs in the machine is not made yet"
         except ConfigError as error:
             problems += error.problems
+        except StorageError:
+            raise
         except LabctlError as error:
             lacking[key] = f"what its suite needs in the machine cannot be told: {error.title}"
         else:
@@ -162,6 +164,8 @@ def _started(planned: Planned, cell: Cell, build: Build | None, why: str, shelf:
         what = foreseen(target, equipped(build, target, cache=shelf), workdir)
     except NotMade:
         return Forecast("copy", f"{why}; of a machine that is booted first, and kept")
-    except (Unusable, LabctlError, OSError) as error:
+    except StorageError:
+        raise
+    except (Unusable, LabctlError) as error:
         return Forecast("run", f"{why}; no copy: {error.title if isinstance(error, LabctlError) else error}")
     return Forecast("copy", f"{why}; {what}")
