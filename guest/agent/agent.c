@@ -41,6 +41,9 @@ enum {
 	PORT_WAIT_MS = 30000,       // for the port to appear
 	NO_PORT = 3,                // exit status: starting again would not help
 	MAX_PATH = 4096,
+	MAX_TOLD = 16,              // processes of a command that is late
+	MAX_WORDS = 160,            // bytes of the words of each
+	LOOK_MS = 1000,             // for looking at them: there may be very many
 };
 
 static const char MARK[] = "LABCTL ";
@@ -304,6 +307,57 @@ static bool job_take(int *fd, int stream)
 		send_frame(job.id, stream ? "err" : "out", data, (uint64_t)n < room ? (size_t)n : room);
 	job.said[stream] += n;
 	return true;
+}
+
+// The beginning of a file of /proc; its length, 0 if there is none.
+static size_t read_start(const char *path, char *to, size_t room)
+{
+	int file = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = file < 0 ? -1 : read(file, to, room - 1);
+	drop(&file);
+	to[n > 0 ? n : 0] = 0;
+	return n > 0 ? n : 0;
+}
+
+// What the command's processes are at, a line each: PID STATE WHERE WORDS.
+static void job_tell_state(void)
+{
+	static char text[MAX_TOLD * (MAX_WORDS + 100)];
+	size_t length = 0;
+	int told = 0;
+	int64_t until = now_ms() + LOOK_MS;
+	DIR *all = opendir("/proc");
+	for (struct dirent *entry; all && told < MAX_TOLD && now_ms() < until && (entry = readdir(all));) {
+		if (!isdigit((unsigned char)entry->d_name[0]))
+			continue;
+		char path[300], stat[512], where[64], words[MAX_WORDS], state;
+		int session;
+		snprintf(path, sizeof path, "/proc/%s/stat", entry->d_name);
+		// "PID (NAME) STATE PARENT GROUP SESSION": the name may hold anything.
+		char *name = read_start(path, stat, sizeof stat) ? strchr(stat, '(') : NULL, *end = name ? strrchr(name, ')') : NULL;
+		if (!end || sscanf(end + 1, " %c %*d %*d %d", &state, &session) != 2 || session != job.pid)
+			continue;
+		snprintf(path, sizeof path, "/proc/%s/wchan", entry->d_name);
+		if (!read_start(path, where, sizeof where) || !isalpha((unsigned char)where[0]))
+			strcpy(where, "-");
+		snprintf(path, sizeof path, "/proc/%s/cmdline", entry->d_name);
+		size_t n = read_start(path, words, sizeof words);
+		while (n && !words[n - 1])
+			n--;
+		for (size_t i = 0; i < n; i++)
+			if ((unsigned char)words[i] < ' ')
+				words[i] = ' ';
+		if (!n) { // it has ended, or never had any
+			*end = 0;
+			n = snprintf(words, sizeof words, "%s", name + 1);
+		}
+		length += snprintf(text + length, sizeof text - length, "%s %c %s %s\n", entry->d_name, state, where, words);
+		told++;
+	}
+	if (all)
+		closedir(all);
+	if (length)
+		send_frame(job.id, "state", text, length);
 }
 
 static void job_end(void)
@@ -740,6 +794,7 @@ static void serve(int children)
 		}
 		if (job.pid && job.ends_at && !job.late && now_ms() >= job.ends_at) {
 			job.late = true;
+			job_tell_state();
 			job_kill();
 		}
 		if (get.fd >= 0)

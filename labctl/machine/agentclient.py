@@ -63,12 +63,24 @@ class Ended:
     """It said more than was asked for."""
 
 
+@dataclass(slots=True)
+class Heard:
+    """What has come of a command so far."""
+
+    out: bytearray = field(default_factory=bytearray)
+    err: bytearray = field(default_factory=bytearray)
+    state: str = ""
+    """What its processes were at when its time was over, as the agent says it."""
+
+
 @dataclass
 class AgentClient:
     """``watch`` is called now and then while an answer is awaited: it raises what makes waiting senseless."""
 
     stream: socket.socket
     watch: Callable[[], None] = lambda: None
+    heard: Heard = field(default_factory=Heard, init=False)
+    """Of the last command, also of one that has not ended."""
 
     _decoder: Decoder = field(default_factory=Decoder, init=False)
     _frames: list[Frame] = field(default_factory=list, init=False)
@@ -110,8 +122,12 @@ class AgentClient:
             raise AgentRefused(f"a command has at most {MOST_COMMAND} bytes, not {len(words)}: put a script there and run that")
         request = self._ask("exec", b"%d %d\n%s" % (max(1, int(deadline.left * 1000)), most, words), deadline)
         answer = Deadline(deadline.at + _GRACE_S, deadline.seconds)
-        said = {"out": bytearray(), "err": bytearray()}
-        while (frame := self._reply(request, "out", "err", "end", deadline=answer)).kind != "end":
+        self.heard = Heard()
+        said = {"out": self.heard.out, "err": self.heard.err}
+        while (frame := self._reply(request, "out", "err", "state", "end", deadline=answer)).kind != "end":
+            if frame.kind == "state":
+                self.heard.state = frame.text
+                continue
             if len(said[frame.kind]) + len(frame.payload) > most:
                 raise AgentLost("the agent sends more than it was asked for")
             said[frame.kind] += frame.payload

@@ -12,13 +12,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from labctl.errors import ConsoleLost, TargetFailure
+from labctl.errors import ConsoleLost, LabctlError, TargetFailure
 from labctl.machine.selftest import spans
 from labctl.machine.session import Session
+from labctl.machine.unended import SAID_NOTHING
 from labctl.model import Outcome
 from labctl.parsers import ktap, ltp
 from labctl.parsers.crash import STAMP
 from labctl.parsers.ktap import Report
+from labctl.parsers.text import last_lines
 
 PROGRAM_DEADLINE = 300.0
 """Seconds for one program, unless the caller says otherwise."""
@@ -61,8 +63,10 @@ def run_program(
     since, began_ns = session.transcript.size, time.monotonic_ns()
     try:
         ended = session.run(_echoed(command), deadline=deadline, check=False)
-    except (TargetFailure, ConsoleLost):
-        partial_report = language.parse(_KERNEL_MESSAGE.sub(b"", session.transcript.read(since)), None)
+    except (TargetFailure, ConsoleLost) as error:
+        until_then = _KERNEL_MESSAGE.sub(b"", session.transcript.read(since))
+        _in_words_of(error, command, last_lines(until_then, 1))
+        partial_report = language.parse(until_then, None)
         if partial_report.results:
             take(partial_report, _times(session, since, began_ns, language, partial_report))
         raise
@@ -86,6 +90,16 @@ def _echoed(command: str) -> str:
     # A shell of its own: what kills that (`kill $$`) leaves the one that tells how it ended.
     own = f"sh -c {shlex.quote(command)}"
     return f"{{ {own} 2>&1; printf '\\n# exit status %s\\n' $?; }} | tee /dev/console 2>/dev/null | head -c {MOST_OUTPUT}"
+
+
+def _in_words_of(error: LabctlError, command: str, last: str) -> None:
+    """An error about the command that was given, and not what it is wrapped in; ``last`` is what it said last on the console: what counts
+    its output here keeps it back until it is much."""
+    words = {repr(wrapped): repr(command[:200]) for wrapped in (_echoed(command)[:200], f"{_echoed(command)[:199]}…")}
+    if last:
+        words[SAID_NOTHING] = f"it last said {last[:200]!r}"
+    for said, instead in words.items():
+        error.message, error.title = error.message.replace(said, instead), error.title.replace(said, instead)
 
 
 def _no_ending(status: int, flooded: bool) -> str:

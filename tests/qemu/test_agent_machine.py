@@ -12,6 +12,7 @@ import pytest
 from labctl.deadline import Deadline
 from labctl.errors import CommandFailed, TargetHung
 from labctl.machine.drivers.agent import Agent
+from labctl.machine.program import KTAP, run_program
 from labctl.machine.session import Session
 from labctl.model import Build, Target, TargetConfig
 from labctl.run.equip import equipped
@@ -96,9 +97,28 @@ def test_the_clock_and_the_random_numbers(session: Session) -> None:
         agent.reseed(b"little", Deadline.after(10))
 
 
+def test_a_program_that_hangs_is_told_by_what_it_said_and_what_it_waits_for(debian: Build, tmp_path: Path) -> None:
+    with machine(debian, tmp_path) as session:
+        with pytest.raises(TargetHung) as told:
+            session.run("mkfifo /tmp/fifo; echo begun; echo slow >&2; cat /tmp/fifo", deadline=2)
+        assert told.value.title.startswith(
+            "the command 'mkfifo /tmp/fifo; echo begun; echo slow >&2; cat /tmp/fifo' did not end within 2 s: it last said 'begun' and "
+            "'slow' on stderr; cat /tmp/fifo (process "
+        ), told.value.title
+        assert told.value.title.endswith(("sleeps in wait_for_partner", "sleeps in fifo_open")), told.value.title
+        assert "--- stderr\nslow\n--- its processes\n" in told.value.tail
+        assert "--- console\n" in told.value.tail
+        with pytest.raises(TargetHung, match=r"it said nothing; .*\(process [0-9]+\) runs"):
+            session.run("while :; do :; done", deadline=2)
+        with pytest.raises(
+            TargetHung, match=r"the command 'echo ok 1 a; sleep 77' did not end .* last said '.*ok 1 a'; sleep 77 \(process"
+        ):
+            run_program(session, "echo ok 1 a; sleep 77", language=KTAP, take=lambda report, took: None, deadline=2)
+
+
 def test_an_agent_that_is_killed_for_good_is_told_when_the_time_is_over(session: Session) -> None:
     """The last one on this machine, which would be booted afresh for whatever comes next."""
-    with pytest.raises(TargetHung, match="no answer within 2 s"):
+    with pytest.raises(TargetHung, match="did not end within 2 s"):
         session.run("read -r _ _ _ keeper _ </proc/$PPID/stat; kill -9 $keeper; sleep 50", deadline=2)  # who would start it again
     assert not session.up
 
@@ -118,7 +138,7 @@ def test_so_is_one_whose_commands_go_over_its_console(debian: Build, tmp_path: P
     target = Target(machine_name("console"), TargetConfig.model_validate(config))
     with Session(target, equipped(debian, target), tmp_path) as session:
         session.run("dmesg")  # the banner is on the console again, and the machine was not reset
-        with pytest.raises(TargetHung, match=r"no answer within 1 s"):
+        with pytest.raises(TargetHung, match=r"did not end within 1 s"):
             session.run("dmesg; sleep 50", deadline=1)
         with pytest.raises(CommandFailed, match=r"the machine has reset itself in the middle of 'reboot -f; sleep 50'"):
             session.run("reboot -f; sleep 50", deadline=15)

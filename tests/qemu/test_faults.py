@@ -368,7 +368,7 @@ def bad_suites(new_lab: Callable[[], TemporaryLab]) -> tuple[TemporaryLab, Ran]:
         ("good", "pass", "", 1),
         ("wrong", "fail", "assert 'hi' == 'ho'", 1),
         ("panics", "fail", "sysrq triggered crash", 1),
-        ("hangs", "fail", "no answer within 2 s", 1),
+        ("hangs", "fail", "did not end within 2 s", 1),
         ("command", "fail", "exited with 7.*no such luck", 1),
         ("needs", "skip", "needs 64 CPUs, the target has 1", 1),
         ("partly", "pass", "", 1),
@@ -376,7 +376,7 @@ def bad_suites(new_lab: Callable[[], TemporaryLab]) -> tuple[TemporaryLab, Ran]:
         ("dies-twice", "error", "worker died", 2),
         ("lab-once", "flaky", "the outlet does not answer", 2),
         ("lab-always", "error", "the outlet does not answer", 2),
-        ("noisy", "fail", "no answer within 5 s", 1),
+        ("noisy", "fail", "did not end within 5 s", 1),
     ],
 )
 def test_each_suite_is_told_for_what_it_is(

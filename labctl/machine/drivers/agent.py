@@ -18,6 +18,7 @@ from labctl.machine.agentclient import AgentClient, AgentLost, AgentRefused, Str
 from labctl.machine.boot import explain
 from labctl.machine.protocols import CommandResult, DriverContext, Forwards, Ports, Power
 from labctl.machine.transcript import Pattern, Transcript, Watch
+from labctl.machine.unended import Unended, processes
 from labctl.model import Target
 from labctl.parsers.crash import PATTERNS as CRASHES
 from labctl.parsers.crash import find_crash
@@ -100,7 +101,9 @@ class Agent:
         except DeadlineExpired:
             ended = None
         if ended is None or ended.late:
-            raise self._hung(f"no answer within {deadline.seconds:g} s to the command {command[:200]!r}", said)
+            told = Unended(command, deadline.seconds, bytes(client.heard.out), bytes(client.heard.err), processes(client.heard.state))
+            mute = "" if client.heard.state or ended is not None else ", and the agent does not answer either"
+            raise self._hung(told.title + mute, said, told.details)
         if ended.cut:
             raise self._failed(f"{command[:200]!r} said more than {len(ended.out) >> 20} MiB: have it write a file, and get that")
         out, err = ended.out.decode(errors="replace"), ended.err.decode(errors="replace")
@@ -209,10 +212,11 @@ class Agent:
     def _failed(self, message: str) -> CommandFailed:
         return CommandFailed(message, target=self.context.target.name)
 
-    def _hung(self, message: str, said: int) -> LabctlError:
+    def _hung(self, message: str, said: int, details: str = "") -> LabctlError:
         with suppress(OSError):
             self.close()
-        return explain(self.transcript, said, TargetHung(message, target=self.context.target.name, tail=self.transcript.tail(10)))
+        tail = "\n".join(filter(None, (details, "--- console" if details else "", self.transcript.tail(10))))
+        return explain(self.transcript, said, TargetHung(message, target=self.context.target.name, tail=tail))
 
 
 DRIVER = Agent

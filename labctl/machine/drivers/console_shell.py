@@ -110,7 +110,7 @@ class ConsoleShell:
                 self._type(_say_encoded(file, nonce) + f"; rm -f {FILE}*")
                 reply = self._reply(said, nonce, deadline, parse_reply)
         except DeadlineExpired:
-            raise self._hung(f"no answer within {deadline.seconds:g} s to the command {_shown(command)}", said) from None
+            raise self._hung(f"the command {_shown(command)} did not end within {deadline.seconds:g} s", said) from None
         except ConsoleEnded as ended:
             raise self._lost(f"in the middle of the command {_shown(command)}", ended, said) from None
         status, output = reply

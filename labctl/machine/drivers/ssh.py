@@ -25,6 +25,7 @@ from labctl.machine import hostkey
 from labctl.machine.boot import explain
 from labctl.machine.protocols import CommandResult, DriverContext
 from labctl.machine.transcript import Pattern, Transcript
+from labctl.machine.unended import Unended
 from labctl.parsers.crash import PATTERNS as CRASHES
 from labctl.parsers.crash import find_crash
 from labctl.secrets import Secret, reveal
@@ -142,11 +143,11 @@ class Ssh:
                         break
                     output += data
                 if deadline.expired:
-                    raise self._hung(f"no answer within {deadline.seconds:g} s to the command", command, said)
+                    raise self._hung(Unended(command, deadline.seconds, bytes(output)).title, said)
                 if time.monotonic() - looked >= _LOOK_S:
                     looked = time.monotonic()
                     if any(self._is_fatal(match.end) for match in crashes.pending()):
-                        raise self._hung("the kernel crashed in the middle of", command, said)
+                        raise self._hung(f"the kernel crashed in the middle of {command[:200]!r}", said)
         if not channel.status_event.wait(deadline.left):
             raise EOFError("its output ended, and no status came")
 
@@ -154,9 +155,9 @@ class Ssh:
         crash = find_crash(self.transcript.read(max(0, end - (1 << 16)), end + (1 << 10)))
         return crash is not None and crash.fatal
 
-    def _hung(self, what: str, command: str, said: int) -> LabctlError:
+    def _hung(self, message: str, said: int) -> LabctlError:
         self.close()
-        return explain(self.transcript, said, TargetHung(f"{what} {command[:200]!r}", target=self.context.target.name))
+        return explain(self.transcript, said, TargetHung(message, target=self.context.target.name))
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -200,7 +201,7 @@ class Ssh:
             yield files
 
     def _late(self, what: str, deadline: Deadline) -> LabctlError:
-        return self._hung(f"no end within {deadline.seconds:g} s of", what, 0)
+        return self._hung(f"no end within {deadline.seconds:g} s of {what[:200]!r}", 0)
 
     # --- the connection
 
