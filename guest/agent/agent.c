@@ -533,8 +533,18 @@ static void get_start(uint32_t id, char *payload)
 	}
 	get.fd = open(end + 1, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	struct stat status;
-	if (get.fd < 0 || fstat(get.fd, &status) < 0 || !S_ISREG(status.st_mode)) {
-		send_error(id, end + 1, get.fd < 0 ? errno : S_ISDIR(status.st_mode) ? EISDIR : EINVAL);
+	if (get.fd < 0 || fstat(get.fd, &status) < 0) {
+		send_error(id, end + 1, errno);
+		drop(&get.fd);
+		return;
+	}
+	char why[128] = "";
+	if (!S_ISREG(status.st_mode))
+		snprintf(why, sizeof why, S_ISDIR(status.st_mode) ? "it is a folder" : "it is no regular file: have a command read it");
+	else if (status.st_size > 0 && (uint64_t)status.st_size > limit)
+		snprintf(why, sizeof why, "it has %lld bytes, more than the %llu that are taken", (long long)status.st_size, limit);
+	if (*why) {
+		send_text(id, "error", why);
 		drop(&get.fd);
 		return;
 	}
@@ -558,7 +568,7 @@ static void get_more(void)
 		send_text(get.id, "done", hex);
 		drop(&get.fd);
 	} else if ((uint64_t)n > get.left) {
-		send_error(get.id, "get", EFBIG);
+		send_text(get.id, "error", "it has more bytes than are taken");
 		drop(&get.fd);
 	} else {
 		get.left -= n;

@@ -90,6 +90,11 @@ class AgentClient:
     def __post_init__(self) -> None:
         self.stream.setblocking(False)
 
+    @property
+    def silent_for(self) -> float:
+        """Seconds since its last byte."""
+        return time.monotonic() - self._heard_at
+
     def synchronise(self, deadline: Deadline) -> None:
         """Until the agent answers with a token that was not used before: what it and the stream held from earlier is gone then."""
         pause = _FIRST_SYNC_S
@@ -182,6 +187,10 @@ class AgentClient:
         return self._last
 
     def _ask(self, kind: str, payload: bytes, deadline: Deadline) -> int:
+        # What has come unasked is of nobody's: one that was killed and started anew before this can do it as well.
+        while self._receive():
+            self._frames.clear()
+        self._frames.clear()
         request = self._next()
         self._send(encode(request, kind, payload), deadline)
         return request

@@ -6,6 +6,7 @@ The session is a ``with`` block; whatever happens in it, the machine is off at i
 from __future__ import annotations
 
 import io
+import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -73,6 +74,11 @@ def start(machine: Machine, *, warm: bool, deadline: Deadline) -> int:
     if isinstance(machine.deploy, Carries):
         return machine.deploy.start(warm, deadline)
     return machine.power.reset(deadline) if warm else power_cycle(machine.power, deadline)
+
+
+def _require_path(path: object) -> None:
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ValueError(f"{path!r} is no path of a file in the machine")
 
 
 def command_line(target: Target, build: Build, words: str = "") -> str:
@@ -353,17 +359,27 @@ class Session:
 
     def run(self, command: str, *, deadline: Deadline | float = COMMAND_DEADLINE, check: bool = True) -> CommandResult:
         """Run a command in the booted machine. CommandFailed if ``check`` and its status is not 0; a crash wins over every other cause."""
+        if not isinstance(command, str):
+            raise TypeError(f"a command is text, not {type(command).__name__}: {command!r}"[:200])
+        began = self.transcript.size
         result = self._ask(repr(command[:200]), deadline, lambda shell, limit: shell.run(command, limit))
         if check and result.status != 0:
             self._check_host()
             said = (result.stderr.strip() or result.output.strip())[-300:]
             raise CommandFailed(
-                f"{command!r} exited with {result.status}: {said}",
+                f"{command!r} {self._ending(result.status, began)}" + (f": {said}" if said else ""),
                 status=result.status,
                 output=result.output,
                 target=self.target.name,
             )
         return result
+
+    def _ending(self, status: int, began: int) -> str:
+        """How a command ended, by its status; of one that was killed the kernel may have said why since ``began``."""
+        if not 128 < status < 128 + signal.NSIG:
+            return f"exited with {status}"
+        crash = find_crash(self.transcript.read(began)) if status == 128 + signal.SIGKILL else None
+        return f"was killed by signal {status - 128}" + (f" ({crash.title})" if crash is not None else "")
 
     def _check_host(self) -> None:
         """What fails in a machine because its host gives out is no fault of the build. StorageError."""
@@ -375,12 +391,14 @@ class Session:
     def put(self, content: Path | bytes, path: str, *, deadline: Deadline | float = FILE_DEADLINE, mode: int | None = None) -> None:
         """Write a file in the booted machine, whole or not at all. ``mode``: its permissions; else those of the file that it is a copy
         of. CommandFailed where the machine does not take it."""
+        _require_path(path)
         permissions = mode if mode is not None else content.stat().st_mode & 0o777 if isinstance(content, Path) else 0o644
         with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as source:
             self._ask(f"put {path}", deadline, lambda shell, limit: self._files(shell).put(source, path, limit, permissions))
 
     def get(self, path: str, into: IO[bytes], *, deadline: Deadline | float = FILE_DEADLINE) -> None:
         """Read a file of the booted machine. CommandFailed where the machine does not give it."""
+        _require_path(path)
         self._ask(f"get {path}", deadline, lambda shell, limit: self._files(shell).get(path, into, limit))
 
     def _files(self, shell: Shell) -> Files:
@@ -391,6 +409,10 @@ class Session:
 
     def _ask(self, what: str, deadline: Deadline | float, work: Callable[[Shell, Deadline], R]) -> R:
         """Something over the booted machine's shell. A crash wins over every other cause."""
+        if not isinstance(deadline, (int, float, Deadline)):
+            raise TypeError(f"deadline={deadline!r}: seconds as a number, or a Deadline")
+        if not isinstance(deadline, Deadline) and not deadline > 0:
+            raise ValueError(f"deadline={deadline!r}: more than 0 seconds")
         self.ready()
         limit = Deadline.after(deadline) if isinstance(deadline, (int, float)) else deadline
         shell = self.machine.role(Shell)  # type: ignore[type-abstract]
@@ -411,7 +433,15 @@ class Session:
             elif isinstance(error, CommandFailed):
                 raise  # the machine is well, and has refused
             self._up = False  # whatever comes next starts from a fresh boot
-            raise explain(self.transcript, self._since, self._went_off(what, error)) from None
+            raise self._explained(self._went_off(what, error), began) from None
+
+    def _explained(self, error: LabctlError, began: int) -> LabctlError:
+        """The most specific cause of what went wrong since ``began``. What the kernel has survived before that explains nothing now."""
+        found = explain(self.transcript, began, error, heard_since=self._since)
+        if found is not error:
+            return found
+        earlier = find_crash(self.transcript.read(self._since, began)) if self._since < began else None
+        return explain(self.transcript, self._since, error) if earlier is not None and earlier.fatal else error
 
     def _went_off(self, what: str, error: LabctlError) -> LabctlError:
         """A console that ended because its machine went off tells of the machine; the lab has lost nothing."""

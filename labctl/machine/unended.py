@@ -55,6 +55,8 @@ class Unended:
     out: bytes
     err: bytes = b""
     running: Sequence[Process] = ()
+    flooded: int = 0
+    """It said more than that many bytes, of which the last are not known."""
 
     @property
     def title(self) -> str:
@@ -73,6 +75,9 @@ class Unended:
         return "\n".join(f"--- {name}\n{text}" for name, text in parts if text)
 
     def _said(self) -> str:
+        if self.flooded:
+            size = f"{self.flooded >> 20} MiB" if self.flooded >= 1 << 20 else f"{self.flooded >> 10} KiB"
+            return f"it said more than {size}: have it write a file, and get that"
         last = [(_cut(last_lines(each, 1), _SAID_WIDTH), where) for each, where in ((self.out, ""), (self.err, " on stderr"))]
         told = [f"{text!r}{where}" for text, where in last if text]
         return f"it last said {' and '.join(told)}" if told else SAID_NOTHING

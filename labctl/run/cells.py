@@ -24,6 +24,12 @@ UNSTORED = "labctl-unstored"
 """Property of a report: why nothing more of the run can be written."""
 
 
+EXPECTED = pytest.StashKey[BaseException]()
+"""How a test has failed that its author expects to fail (xfail)."""
+_UNEXPECTED = "[XPASS(strict)] "
+_IN_FIXTURE = {"setup": " (in a fixture, before the test)", "teardown": " (in a fixture, after the test)"}
+
+
 class CellRunner:
     """In the process that runs the tests: the current cell's attempt, from its first test to its last."""
 
@@ -140,11 +146,16 @@ def stories_of(item: pytest.Item) -> tuple[str, ...]:
 def _ended(item: pytest.Item, reports: Sequence[pytest.TestReport], error: BaseException | None) -> TestResult:
     duration = sum(report.duration for report in reports)
     bad = next((report for report in reports if report.failed), None)
+    if bad is not None and error is None and bad.longreprtext.startswith(_UNEXPECTED):
+        return TestResult(name_of(item), Outcome.FAIL, duration, f"passes, and was to fail: {bad.longreprtext.removeprefix(_UNEXPECTED)}")
     if bad is not None:
         outcome = _outcome_of(error, bad.when)
-        reason = error.title if isinstance(error, LabctlError) else _first_line(error)
+        reason = error.title if isinstance(error, LabctlError) else _first_line(error) + _IN_FIXTURE.get(bad.when, "")
         return TestResult(name_of(item), outcome, duration, reason, "" if isinstance(error, LabctlError) else bad.longreprtext[-20000:])
     skipped = next((report for report in reports if report.skipped), None)
+    if skipped is not None and hasattr(skipped, "wasxfail"):
+        why = skipped.wasxfail.removeprefix("reason: ") or _first_line(item.stash.get(EXPECTED, None))
+        return TestResult(name_of(item), Outcome.SKIP, duration, f"fails as expected: {why}")
     if skipped is not None:
         where = skipped.longrepr
         reason = where[2] if isinstance(where, tuple) else str(where)
@@ -159,7 +170,8 @@ def _outcome_of(error: BaseException | None, when: str | None) -> Outcome:
         return Outcome.INVALID
     if isinstance(error, LabctlError):
         return Outcome.ERROR
-    return Outcome.FAIL if when == "call" else Outcome.ERROR
+    # A check of a fixture's is one of the test's; anything else that goes wrong there says nothing of the build.
+    return Outcome.FAIL if when == "call" or isinstance(error, AssertionError) else Outcome.ERROR
 
 
 def _unstored(item: pytest.Item, error: StorageError) -> pytest.TestReport:

@@ -20,11 +20,11 @@ import pytest
 from _pytest.config import ConftestImportFailure
 
 from labctl.config import Lab, nearest
-from labctl.errors import ConfigError, LabctlError, StorageError
+from labctl.errors import ConfigError, InfraError, LabctlError, StorageError
 from labctl.machine import budget, registry
 from labctl.model import Build, Channel, Outcome, RunResult, parse_size
 from labctl.run import fixtures, soaking
-from labctl.run.cells import CELLS, ERROR, UNSTORED, CellRunner, cell_of, stories_of
+from labctl.run.cells import CELLS, ERROR, EXPECTED, UNSTORED, CellRunner, cell_of, stories_of
 from labctl.run.scheduler import IDLE, CellScheduling
 from labctl.run.stories import MARKER, why_no_story
 from labctl.run.vms import why_not_able, wrong_abilities
@@ -433,6 +433,11 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    if report.skipped and hasattr(report, "wasxfail") and call.excinfo is not None:
+        item.stash[EXPECTED] = call.excinfo.value
+        if isinstance(call.excinfo.value, InfraError | ConfigError):
+            report.outcome = "failed"  # nobody expects a fault of the lab's: it says nothing about what was to fail
+            del report.wasxfail
     if report.failed and call.excinfo is not None and item.stash.get(ERROR, None) is None:
         error = call.excinfo.value
         item.stash[ERROR] = error

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Annotated, Any, Literal
 
 from pydantic import Field
@@ -25,6 +25,8 @@ from labctl.parsers.crash import find_crash
 
 _PAUSE_S = 0.1
 """Seconds between two tries to connect to an agent that listens."""
+_SILENT_S = 1.0
+"""Seconds without a byte after which an agent is not only slow to say what a command has said."""
 _CRASHES = [Pattern(regex, literal) for regex, literal in CRASHES]
 
 
@@ -102,7 +104,9 @@ class Agent:
             ended = None
         if ended is None or ended.late:
             told = Unended(command, deadline.seconds, bytes(client.heard.out), bytes(client.heard.err), processes(client.heard.state))
-            mute = "" if client.heard.state or ended is not None else ", and the agent does not answer either"
+            if ended is not None and ended.cut:
+                told = replace(told, flooded=max(len(ended.out), len(ended.err)))
+            mute = ", and the agent does not answer either" if ended is None and client.silent_for > _SILENT_S else ""
             raise self._hung(told.title + mute, said, told.details)
         if ended.cut:
             raise self._failed(f"{command[:200]!r} said more than {len(ended.out) >> 20} MiB: have it write a file, and get that")
@@ -189,7 +193,8 @@ class Agent:
             try:
                 yield
             except AgentRefused as error:
-                raise self._failed(f"{what}: {error}") from None
+                about = what.partition(" ")[2]  # the path, which the agent says too
+                raise self._failed(f"{what}: {str(error).removeprefix(f'{about}: ')}") from None
             except AgentLost as error:
                 self.close()
                 lost: LabctlError
