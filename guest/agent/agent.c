@@ -43,7 +43,7 @@ enum {
 	MAX_PATH = 4096,
 	MAX_TOLD = 16,              // processes of a command that is late
 	MAX_WORDS = 160,            // bytes of the words of each
-	LOOK_MS = 1000,             // for looking at them: there may be very many
+	LOOK_MS = 500,              // for looking at them: there may be very many
 };
 
 static const char MARK[] = "LABCTL ";

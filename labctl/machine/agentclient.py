@@ -31,8 +31,9 @@ MOST_OUTPUT = 16 << 20
 """Bytes of each of a command's two outputs, unless the caller says otherwise."""
 MOST_FILE = 1 << 30
 """Bytes of a file that is fetched, unless the caller says otherwise."""
-_GRACE_S = 2.0
-"""Seconds that the answer to a command may come after the command's own deadline, at which the agent has killed it."""
+_GRACE_S = 5.0
+"""Seconds that the answer to a command may come after the command's own deadline, at which the agent has looked at it and killed it: on a
+busy host an emulated machine takes a while for that."""
 _MOST_WAITING = 20_000
 """Frames that are there before one of them is taken: more than fit into what is read at once."""
 

@@ -51,10 +51,11 @@ class CellRunner:
 
     def suite_of(self, path: Path) -> str | None:
         """The suite that a test file belongs to: the first folder below ``suites/``."""
-        try:
-            return path.resolve().relative_to(self.work.lab_root / "suites").parts[0]
-        except (ValueError, IndexError):
-            return None
+        suites = self.work.lab_root / "suites"
+        for place, root in ((path, suites), (path.resolve(), suites.resolve())):  # as it is named, else as it lies: either may be a link
+            if place.is_relative_to(root) and (parts := place.relative_to(root).parts):
+                return parts[0]
+        return None
 
     def run(self, item: pytest.Item, nextitem: pytest.Item | None, cell: Cell) -> list[pytest.TestReport]:
         """Run one test in its cell; an error of the lab's own is tried again on a fresh attempt."""

@@ -1,25 +1,31 @@
 """Which cells need not be run again: a digest over all that decides a cell's result, equal to that of a run in which it passed.
 
-What decides it: the build's files and words, the target's config, the suite's files and what all suites share (``conftest.py``), what
-runs inside the machine (``guest/``), labctl itself, and the host's kernel, CPU, Python and QEMU. Of files the content counts, never
-their time. An environment variable counts for a suite
-whose files name it. Whether a cell measures is known once it was run, and such a cell is never proven (`labctl.store.proven`).
+What decides it: the build's files and words, the target's config with the programs of the host and the drivers of other packages that it
+names, the suite's files with the Python files of the lab that they import, what all suites share (``conftest.py``, pytest's settings), what
+runs inside the machine (``guest/``), labctl itself, and the host's kernel, CPU, QEMU, Python and its packages. Of files the content counts,
+never their time; of a link what it leads to. An environment variable counts for a suite whose files name it. Whether a cell measures is
+known once it was run, and such a cell is never proven (`labctl.store.proven`).
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 from labctl.config import shipped
+from labctl.errors import HostToolMissing
 from labctl.hypervisor import registry as hypervisors
 from labctl.machine import registry
 from labctl.model import Build, Cell, Target
+from labctl.process import find
 from labctl.run.work import suited_key
 
 _NOT_SOURCE = frozenset({"__pycache__"})
@@ -37,6 +43,10 @@ _DECIDING = (
     "model.py",
     "process.py",
 )
+_SETTINGS = ("pyproject.toml", "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_OF_PYTEST = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")
+"""By these anybody's command line is changed: what passed with ``-k`` is a part of a suite."""
 _VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]+\b")
 _HOST = ("cpu", "kernel", "python", "qemu")
 
@@ -47,11 +57,9 @@ def keys(
     """Cell id → ``sha256:HEX`` over all that decides its result; of a cell that is repeated each has the same.
 
     ``builds`` are by their names, and by ``BUILD/SUITE`` where a suite boots more than the build."""
-    common = _digest({"lab": _shared(root), "labctl": _labctl(), "host": {name: host.get(name, "") for name in _HOST}})
-    by_suite = {
-        suite: _digest([tree_digest(place := root / "suites" / suite), settings(os.environ, place, *_shared_python(root))])
-        for suite in {cell.suite for cell in cells}
-    }
+    known_host = {**{name: host.get(name, "") for name in _HOST}, "packages": _packages()}
+    common = _digest({"lab": _shared(root), "labctl": _labctl(), "host": known_host})
+    by_suite = {suite: _of_suite(root, root / "suites" / suite) for suite in {cell.suite for cell in cells}}
     by_build = {
         name: _digest(
             {
@@ -66,7 +74,13 @@ def keys(
         for name, build in builds.items()
     }
     by_target = {
-        (name, channel): _digest({"config": registry.on_channel(targets[name], channel).config.model_dump(mode="json", by_alias=True)})
+        (name, channel): _digest(
+            {
+                "config": (target := registry.on_channel(targets[name], channel)).config.model_dump(mode="json", by_alias=True),
+                "programs": [_program(each) for each in sorted({*registry.host_programs(target)})],
+                "drivers": _foreign_drivers(target),
+            }
+        )
         for name, channel in {(cell.target, cell.channel) for cell in cells}
     }
     return {
@@ -83,15 +97,71 @@ def keys(
     }
 
 
+def _of_suite(root: Path, suite: Path) -> str:
+    more = imported(root, suite)
+    return _digest([tree_digest(suite, *more), settings(os.environ, suite, *more)])
+
+
+def imported(root: Path, suite: Path) -> list[Path]:
+    """The lab's own Python files outside of the suite's folder that its files import, or all suites do, and what these import.
+
+    They are sought where pytest would find them: the lab's root, ``suites/``, each suite's folder, ``PYTHONPATH``. A file that is no Python
+    imports nothing."""
+    suites = root / "suites"
+    paths = [Path(each) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
+    places = [suite, root, suites, *sorted(path for path in suites.glob("*/") if path != suite), *paths]
+    shared = _shared_python(root)
+    found: dict[Path, None] = dict.fromkeys(shared)
+    waiting = [path for path in (*_files(suite), *shared) if path.suffix == ".py"]
+    while waiting:
+        file = waiting.pop()
+        for name in _imports(file):
+            for place in (file.parent, *places):
+                for path in _modules(place, name):
+                    if path not in found and not path.is_relative_to(suite) and not path.is_relative_to(Path(__file__).parents[1]):
+                        found[path] = None
+                        waiting.append(path)
+    return sorted(found)
+
+
+def _imports(file: Path) -> set[str]:
+    """Dotted names that a file imports, or gives to pytest as plugins."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return set()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            names.update({module, *(f"{module}.{alias.name}".lstrip(".") for alias in node.names)} - {""})
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _MODULE.fullmatch(node.value):
+            names.add(node.value)  # pytest_plugins, importlib.import_module
+    return names
+
+
+def _modules(place: Path, name: str) -> list[Path]:
+    """The files that are read for a module's name, below a folder of the search path; none if it is not there."""
+    parts = name.split(".")
+    files: list[Path] = []
+    for length in range(1, len(parts) + 1):
+        path = place.joinpath(*parts[:length])
+        files += [each for each in (path / "__init__.py", path.with_name(f"{path.name}.py")) if each.is_file()]
+    return files
+
+
 def tree_digest(*places: Path) -> str:
     """``sha256:HEX`` over names and contents of the files in these folders, or of these files. What is not there is empty."""
     digest = hashlib.sha256()
     for place in places:
         for path in _files(place):
             name = path.relative_to(place).as_posix()
-            content = path.readlink().as_posix().encode() if path.is_symlink() else path.read_bytes()
+            link = path.readlink().as_posix() if path.is_symlink() else ""
+            content = path.read_bytes() if path.is_file() else b""
             executable = path.lstat().st_mode & 0o111 != 0
-            digest.update(f"{name}\0{executable}\0{len(content)}\0".encode(errors="surrogateescape"))
+            digest.update(f"{name}\0{executable}\0{link}\0{len(content)}\0".encode(errors="surrogateescape"))
             digest.update(content)
         digest.update(b"\0\0")
     return f"sha256:{digest.hexdigest()}"
@@ -100,7 +170,7 @@ def tree_digest(*places: Path) -> str:
 def settings(environment: Mapping[str, str], *places: Path) -> dict[str, str]:
     """Those variables that the Python files of these folders, or these files, name in whatever way: by them a user says how much a suite
     does. A name is of two capital letters or more, so that no word of the language's is taken for one."""
-    named: set[str] = set()
+    named: set[str] = {*_OF_PYTEST}
     for place in places:
         for path in _files(place):
             if path.suffix == ".py":
@@ -109,14 +179,51 @@ def settings(environment: Mapping[str, str], *places: Path) -> dict[str, str]:
 
 
 def _files(place: Path) -> Iterable[Path]:
+    """In their order; of a folder that a link leads to what is in it, once."""
     if place.is_file():
         return [place]
-    return sorted(p for p in place.rglob("*") if (p.is_symlink() or p.is_file()) and not _NOT_SOURCE.intersection(p.parts))
+    found: list[Path] = []
+    seen: set[Path] = set()
+    waiting = [place]
+    while waiting:
+        folder = waiting.pop()
+        if (real := folder.resolve()) in seen or not folder.is_dir():
+            continue
+        seen.add(real)
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() and path.name not in _NOT_SOURCE:
+                waiting.append(path)
+            if path.is_symlink() or path.is_file():
+                found.append(path)
+    return sorted(found)
+
+
+@cache
+def _program(name: str) -> str:
+    """A program of the host by what it is: another version of it may do another thing."""
+    try:
+        return f"{name} {tree_digest(Path(find(name)).resolve())}"
+    except HostToolMissing:
+        return name
+
+
+def _foreign_drivers(target: Target) -> dict[str, str]:
+    """Drivers that are in no file of labctl's, by their sources."""
+    own = Path(__file__).parents[1]
+    sources = {name: Path(inspect.getfile(registry.load(name))) for part in target.parts for name in part.config.drivers}
+    return {name: tree_digest(path) for name, path in sources.items() if not path.is_relative_to(own)}
+
+
+@cache
+def _packages() -> list[str]:
+    """Of Python, with their versions, as the names of what was installed say it."""
+    folders = (Path(each) for each in sys.path if each and Path(each).is_dir())
+    return sorted({path.name for folder in folders for path in folder.glob("*.dist-info")})
 
 
 def _shared(root: Path) -> str:
     """What every suite of the lab is run with."""
-    return tree_digest(*_shared_python(root), *(root / name for name in ("pyproject.toml", "pytest.ini", "guest")))
+    return tree_digest(*_shared_python(root), *(root / name for name in (*_SETTINGS, "guest")))
 
 
 def _shared_python(root: Path) -> list[Path]:

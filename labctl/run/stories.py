@@ -31,7 +31,7 @@ def check_form(stories: Sequence[str], where: str, key: str) -> None:
 
 def stories_of(suite: Path) -> frozenset[str]:
     """Every story that a marker in a suite's files names. A file that is no Python is passed over: pytest tells what is wrong with it."""
-    return frozenset(story for file in sorted(suite.glob("test_*.py")) for story in _named(file))
+    return frozenset(story for file in sorted({*suite.rglob("test_*.py"), *suite.rglob("*_test.py")}) for story in _named(file))
 
 
 def _named(file: Path) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from labctl.model import Build, Cell, Channel, Outcome, Provenance, Target, TargetConfig
-from labctl.run.reuse import keys, tree_digest
+from labctl.run import reuse
+from labctl.run.reuse import imported, keys, tree_digest
 from labctl.store import layout
 from labctl.store.proven import proven
 from labctl.store.reader import read_run
@@ -92,6 +94,92 @@ def test_each_thing_that_decides_a_result_changes_the_key(lab: Path) -> None:
     (lab / "guest").mkdir()
     (lab / "guest/init").write_text("")
     is_new(key(lab))
+
+
+def test_what_a_suite_imports_from_elsewhere_in_the_lab(lab: Path) -> None:
+    """pytest has the lab's root and every suite's folder on Python's path: a change there changes what the suite does."""
+    for name, text in {
+        "suites/s/test_s.py": "import common\nfrom other_settings import LIMIT\nfrom tools.deep import dig\npytest_plugins = ['plugged']\n",
+        "common.py": "from far import away\n",
+        "far.py": "",
+        "plugged.py": "",
+        "unused.py": "import common\n",
+        "tools/__init__.py": "",
+        "tools/deep.py": "",
+        "suites/other/other_settings.py": "LIMIT = 1\n",
+        "suites/other/test_other.py": "",
+    }.items():
+        (lab / name).parent.mkdir(parents=True, exist_ok=True)
+        (lab / name).write_text(text)
+    found = {str(path.relative_to(lab)) for path in imported(lab, lab / "suites/s")}
+    expected = {"common.py", "far.py", "plugged.py", "tools/__init__.py", "tools/deep.py", "suites/other/other_settings.py", "conftest.py"}
+    assert found == expected
+    seen = {key(lab)}
+    for name in sorted(found):
+        (lab / name).write_text((lab / name).read_text() + "CHANGED = 1\n")
+        assert key(lab) not in seen, name
+        seen.add(key(lab))
+    now = key(lab)
+    (lab / "unused.py").write_text("1\n")
+    (lab / "suites/other/test_other.py").write_text("1\n")
+    assert key(lab) == now
+
+
+def test_what_a_link_leads_to_counts(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A file, a folder and the suite itself may lie elsewhere, and change there."""
+    away = tmp_path_factory.mktemp("away")
+    (away / "folder").mkdir()
+    (away / "file.py").write_text("A = 1\n")
+    (away / "folder/data").write_text("1\n")
+    (lab / "suites/s/file.py").symlink_to(away / "file.py")
+    (lab / "suites/s/folder").symlink_to(away / "folder")
+    (lab / "suites/s/folder/back").symlink_to(away)  # round and round
+    (lab / "suites/s/nowhere").symlink_to(away / "nowhere")
+    seen = {key(lab)}
+    for name in ("file.py", "folder/data"):
+        (away / name).write_text("A = 2\n")
+        assert key(lab) not in seen, name
+        seen.add(key(lab))
+    (lab / "suites/s").rename(away / "s")
+    (lab / "suites/s").symlink_to(away / "s")
+    seen.add(key(lab))
+    (away / "s/test_s.py").write_text("def test(): assert 0\n")
+    assert key(lab) not in seen
+
+
+def test_what_changes_pytests_command_line(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    seen = {key(lab)}
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-k one")
+    assert key(lab) not in seen
+    seen.add(key(lab))
+    for name in ("tox.ini", "setup.cfg", ".pytest.ini", "pytest.toml"):
+        (lab / name).write_text("[pytest]\n")
+        assert key(lab) not in seen, name
+        seen.add(key(lab))
+
+
+def test_the_emulator_that_a_target_names(lab: Path, tmp_path: Path) -> None:
+    """Not only the one that the host's PATH leads to."""
+    (tmp_path / "own-qemu").write_text("#!/bin/sh\n")
+    (tmp_path / "own-qemu").chmod(0o755)
+    own = a_target(drivers={"qemu": {"binary": str(tmp_path / "own-qemu")}})
+    before = key(lab, target=own)
+    (tmp_path / "own-qemu").write_text("#!/bin/sh\n# another version\n")
+    reuse._program.cache_clear()
+    assert key(lab, target=own) != before
+
+
+def test_a_driver_of_another_package(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/driver_of_ours.py").write_text("class Driver:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    driver = importlib.import_module("driver_of_ours").Driver
+    monkeypatch.setattr("labctl.machine.registry.load", lambda name: driver)
+    ours = a_target(drivers={"ours": {}})
+    before = key(lab, target=ours)
+    (tmp_path / "elsewhere/driver_of_ours.py").write_text("class Driver:\n    changed = True\n")
+    assert key(lab, target=ours) != before
 
 
 def test_each_repeat_of_a_cell_has_its_key(lab: Path) -> None:
