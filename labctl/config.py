@@ -375,8 +375,8 @@ class Lab:
 
     @cached_property
     def suites(self) -> dict[str, Path]:
-        """Suite name → folder, for each folder of ``suites/`` that holds a pytest file."""
-        return {p.name: p for p in sorted((self.root / "suites").glob("*/")) if any(p.glob("test_*.py"))}
+        """Suite name → folder, for each folder of ``suites/`` that holds a pytest file, itself or in a folder below."""
+        return {p.name: p for p in sorted((self.root / "suites").glob("*/")) if any(p.rglob("test_*.py"))}
 
     def target(self, name: str) -> Target:
         """Read one target. ConfigError with the nearest name if it is unknown."""

@@ -323,3 +323,87 @@ def test_a_dry_run_reads_the_suites(new_lab: Callable[[], TemporaryLab]) -> None
             assert words in ran.err
             assert "Traceback" not in ran.err, ran.err
     assert not list(lab.runs[-1].glob("cells/*broken/*")), "no attempt"
+
+
+SEVERAL = """import os
+import pytest
+
+
+@pytest.mark.story("US-1")
+def test_one(cell):
+    pass
+
+
+@pytest.mark.story("US-2")
+def test_two(cell):
+    assert not os.path.exists("fail")
+
+
+@pytest.mark.skip(reason="never")
+def test_three(cell):
+    pass
+
+
+@pytest.mark.xfail(reason="known")
+def test_four(cell):
+    assert False
+"""
+
+
+def test_a_part_of_a_suite_and_a_repeat_never_stand_for_the_whole(new_lab: Callable[[], TemporaryLab]) -> None:
+    """Their pass proves nothing, and their failure ends what an earlier pass proves; skips and expected failures are as they were."""
+    lab = new_lab()
+    lab.write("conftest.py", 'pytest_plugins = ("labctl.run.plugin", "labctl.report.plugin")\n')
+    lab.suite("several", SEVERAL)
+
+    def by_pytest(word: str) -> int:
+        where = ("suites/several", "--build", "debian", "--target", lab.target, "-k", word)
+        command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir=.", *where, "-p", "no:cacheprovider"]
+        return subprocess.run(command, cwd=lab.root, env=lab.environment(), capture_output=True, timeout=120, check=False).returncode
+
+    def reused(*more: str, **environment: str) -> str | None:
+        (cell,) = lab.run("--dry-run", *more, **environment).data["cells"]
+        return str(cell["reused_from"]) if cell["reused_from"] else None
+
+    assert by_pytest("one") == 0
+    assert lab.run("--story", "US-1").status == 0
+    assert lab.run("--repeat", "2").status == 0
+    assert reused() is None, "parts and repeats"
+    whole = lab.run().data["run"]
+    assert reused() == whole
+    assert by_pytest("one") == 0
+    assert reused() == whole
+    for ends in (lambda: by_pytest("two"), lambda: lab.run("--story", "US-2").status, lambda: lab.run("--repeat", "2").status):
+        lab.write("fail", "")
+        assert ends() == 1
+        (lab.root / "fail").unlink()
+        assert reused() is None
+        assert by_pytest("one") == 0
+        assert reused() is None, "what has failed is not mended by a part that has not"
+        whole = lab.run().data["run"]
+        assert reused() == whole
+    part = lab.run(PYTEST_ADDOPTS="-k one").data
+    assert [cell["reused_from"] for cell in part["cells"]] == [None], "other options of pytest's"
+    assert reused() == whole
+    assert reused("--cold") is reused("--fresh") is None
+
+
+def test_a_suite_may_be_a_link_and_have_folders(new_lab: Callable[[], TemporaryLab], tmp_path: Path) -> None:
+    lab = new_lab()
+    away = tmp_path / "away"
+    (away / "more").mkdir(parents=True)
+    (away / "test_here.py").write_text(COST_FREE)
+    (away / "more/test_below.py").write_text('import pytest\n\n@pytest.mark.story("US-7")\n' + COST_FREE)
+    (lab.root / "suites").mkdir()
+    (lab.root / "suites/linked").symlink_to(away)
+    first = lab.run()
+    assert first.status == 0, first.err
+    shown = lab.labctl("runs", "show", "--json").data["run"]["cells"][0]["attempts"][0]["tests"]
+    assert [test["name"] for test in shown] == ["test_below.py::test_nothing", "test_here.py::test_nothing"]
+    assert lab.run("--story", "US-7", "--dry-run").data["cells"][0]["suite"] == "linked"
+    assert lab.run("--dry-run").data["cells"][0]["reused_from"] == first.data["run"]
+    (away / "more/test_below.py").write_text("def test_no(cell):\n    assert False\n")
+    assert lab.run().status == 1
+    (away / "test_here.py").unlink()
+    again = lab.run()
+    assert (again.status, [cell["suite"] for cell in again.data["cells"]]) == (1, ["linked"]), "all of its files may lie in a folder"
