@@ -538,6 +538,8 @@ class TestResult:
     """The traceback or the longer report."""
     stories: tuple[str, ...] = ()
     """Those of the plan that it proves, ``US-14``."""
+    where: tuple[str, ...] = ()
+    """Lines of its suite on the way to what it failed by, the outermost first: ``test_it.py:27: shell("false")``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import UTC, datetime
 
-from labctl.model import Attempt, CellResult, Outcome, RunResult
+from labctl.model import Attempt, CellResult, Outcome, RunResult, TestResult
 
 BAD = (Outcome.FAIL, Outcome.ERROR, Outcome.INVALID)
 """Outcomes that somebody must look at, the most telling first: a failure is the build's, an error the lab's."""
@@ -56,6 +56,12 @@ def open_cells(run: RunResult) -> dict[str, tuple[CellResult, ...]]:
 def failing_attempt(result: CellResult) -> Attempt | None:
     """The last attempt that did not pass: the one whose console tells why."""
     return next((a for a in reversed(result.attempts) if a.outcome in BAD), None)
+
+
+def speaking_test(attempt: Attempt) -> TestResult | None:
+    """The test whose reason the attempt gives as its own; None where it is none's, as of a machine that could not be switched off."""
+    bad = [test for test in attempt.tests if test.outcome in BAD]
+    return next((test for test in bad if test.reason and test.reason in attempt.reason), None)
 
 
 def sentence(run: RunResult) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,12 +17,12 @@ from labctl.errors import KernelCrash
 from labctl.judge.density import curves
 from labctl.judge.exact import Agreement, Reading, readings, to_ready
 from labctl.judge.promise import judge
-from labctl.model import SCHEMA, Attempt, CellResult, Milestone, Outcome, RunResult
+from labctl.model import SCHEMA, Attempt, CellResult, Milestone, Outcome, RunResult, TestResult
 from labctl.parsers.crash import BEFORE_LINES
 from labctl.parsers.text import visible
 from labctl.report import machine
 from labctl.report.density_text import density_json, density_table
-from labctl.report.order import BAD, INTERRUPTED, RUNNING, failing_attempt, failures, sentence, unended
+from labctl.report.order import BAD, INTERRUPTED, RUNNING, failing_attempt, failures, sentence, speaking_test, unended
 from labctl.report.past import Past
 from labctl.report.printable import excerpt, one_line
 from labctl.report.promises_text import promises_json, promises_table
@@ -125,8 +126,16 @@ def failure(result: CellResult) -> RenderableType:
     parts: list[RenderableType] = [_unbroken(title), Text(f"  {one_line(result.reason) or 'no reason given'}")]
     attempt = failing_attempt(result)
     if attempt is not None:
-        parts += _evidence(attempt)
+        parts += [*_lines_of_the_suite(attempt), *_evidence(attempt)]
     return Group(*parts)
+
+
+def _lines_of_the_suite(attempt: Attempt) -> Iterator[RenderableType]:
+    test = speaking_test(attempt)
+    if test is not None and test.where:
+        yield _unbroken(Text(f"  in {one_line(test.name, 160)}", "dim"))
+        for line in test.where:
+            yield _unbroken(Text(f"    {one_line(line, 200)}"))
 
 
 def _evidence(attempt: Attempt) -> list[RenderableType]:
@@ -201,6 +210,7 @@ def as_json(run: RunResult, report: Path | None) -> dict[str, Any]:
                 "attempts": len(result.attempts),
                 "duration_s": round(result.duration_s, 6),
                 "reason": result.reason,
+                "failed": [{"test": t.name, "reason": t.reason, "where": list(t.where)} for t in _failed_tests(result)],
                 "reused_from": result.reused.run if result.reused else None,
                 "samples": [
                     {
@@ -226,6 +236,11 @@ def as_json(run: RunResult, report: Path | None) -> dict[str, Any]:
         "density": density_json(curves([run])),
         "stories": stories_json(Past.of(run).proofs, run.stories),
     }
+
+
+def _failed_tests(result: CellResult) -> list[TestResult]:
+    attempt = failing_attempt(result)
+    return [test for test in attempt.tests if test.outcome in BAD] if attempt is not None else []
 
 
 def _reading(found: Reading) -> dict[str, Any]:

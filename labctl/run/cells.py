@@ -14,12 +14,15 @@ from _pytest.runner import runtestprotocol
 from labctl.errors import ConfigError, InfraError, LabctlError, MeasurementInvalid, StorageError, TargetFailure
 from labctl.model import Cell, Channel, Outcome, TestResult
 from labctl.run.attempt import CellAttempt
+from labctl.run.lines import told_of
 from labctl.run.stories import MARKER
 from labctl.run.work import Work
 from labctl.store.writer import RunWriter
 
 CELLS = pytest.StashKey["CellRunner"]()
 ERROR = pytest.StashKey[BaseException | None]()
+WHERE = pytest.StashKey[tuple[str, ...]]()
+"""Lines of the suite that the test failed in."""
 UNSTORED = "labctl-unstored"
 """Property of a report: why nothing more of the run can be written."""
 
@@ -65,7 +68,7 @@ class CellRunner:
         try:
             while True:
                 attempt = self._enter(cell, benchmark)
-                item.stash[ERROR] = None
+                item.stash[ERROR], item.stash[WHERE] = None, ()
                 held_before = attempt.held
                 reports = runtestprotocol(item, log=False, nextitem=nextitem)
                 error = item.stash[ERROR]
@@ -150,9 +153,11 @@ def _ended(item: pytest.Item, reports: Sequence[pytest.TestReport], error: BaseE
     if bad is not None and error is None and bad.longreprtext.startswith(_UNEXPECTED):
         return TestResult(name_of(item), Outcome.FAIL, duration, f"passes, and was to fail: {bad.longreprtext.removeprefix(_UNEXPECTED)}")
     if bad is not None:
-        outcome = _outcome_of(error, bad.when)
-        reason = error.title if isinstance(error, LabctlError) else _first_line(error) + _IN_FIXTURE.get(bad.when, "")
-        return TestResult(name_of(item), outcome, duration, reason, "" if isinstance(error, LabctlError) else bad.longreprtext[-20000:])
+        outcome, lines = _outcome_of(error, bad.when), item.stash.get(WHERE, ())
+        if isinstance(error, LabctlError):
+            return TestResult(name_of(item), outcome, duration, error.title, told_of(error, lines) if lines else "", where=lines)
+        reason = _first_line(error) + _IN_FIXTURE.get(bad.when, "")
+        return TestResult(name_of(item), outcome, duration, reason, bad.longreprtext[-20000:], where=lines)
     skipped = next((report for report in reports if report.skipped), None)
     if skipped is not None and hasattr(skipped, "wasxfail"):
         why = skipped.wasxfail.removeprefix("reason: ") or _first_line(item.stash.get(EXPECTED, None))

@@ -24,7 +24,8 @@ from labctl.errors import ConfigError, InfraError, LabctlError, StorageError
 from labctl.machine import budget, registry
 from labctl.model import Build, Channel, Outcome, RunResult, parse_size
 from labctl.run import fixtures, soaking
-from labctl.run.cells import CELLS, ERROR, EXPECTED, UNSTORED, CellRunner, cell_of, stories_of
+from labctl.run.cells import CELLS, ERROR, EXPECTED, UNSTORED, WHERE, CellRunner, cell_of, stories_of
+from labctl.run.lines import failed_at, told_of
 from labctl.run.scheduler import IDLE, CellScheduling
 from labctl.run.stories import MARKER, why_no_story
 from labctl.run.vms import why_not_able, wrong_abilities
@@ -441,9 +442,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.failed and call.excinfo is not None and item.stash.get(ERROR, None) is None:
         error = call.excinfo.value
         item.stash[ERROR] = error
+        runner = item.config.stash.get(CELLS, None)
+        item.stash[WHERE] = failed_at(error, runner.work.lab_root / "suites") if runner is not None else ()
         if isinstance(error, LabctlError):
-            # The lab's errors say all there is to say; the traceback of its insides would bury it.
-            report.longrepr = f"{type(error).__name__}: {error}" + (f"\n\n{error.tail}" if error.tail else "")
+            # The lab's errors say all there is to say; the traceback of its insides would bury it. Not so the suite's own lines.
+            report.longrepr = told_of(error, item.stash[WHERE]) + (f"\n\n{error.tail}" if error.tail else "")
     return report
 
 

@@ -32,6 +32,8 @@ _MOST_REPEAT = 1_000_000
 _MOST_DIGITS = 40
 _MOST_STORIES = 100
 """Of one test."""
+_MOST_LINES = 20
+"""Of its suite, in which it failed."""
 _RESERVED = frozenset({"t", "schema", "kind"})
 
 
@@ -133,6 +135,7 @@ def test_record(result: TestResult) -> dict[str, Any]:
         "reason": clip(result.reason),
         "details": clip(result.details),
         **({"stories": list(result.stories)} if result.stories else {}),
+        **({"where": [clip(line) for line in result.where]} if result.where else {}),
     }
 
 
@@ -344,6 +347,7 @@ def test(found: Mapping[str, Any]) -> TestResult:
         reason=text(found.get("reason"), ""),
         details=text(found.get("details"), ""),
         stories=tuple(dict.fromkeys(one for one in items(found.get("stories")) if is_story(one)))[:_MOST_STORIES],
+        where=tuple(line for line in items(found.get("where")) if isinstance(line, str))[:_MOST_LINES],
     )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,3 +121,26 @@ def test_an_image_that_no_disk_holds(lab: TemporaryLab) -> None:
     assert ran.status == 3, (ran.status, ran.err)
     assert "needed" in ran.err
     assert not list(lab.cache.rglob("image"))
+
+
+def test_a_vm_that_fails_is_told_with_the_line_of_the_suite(lab: TemporaryLab) -> None:
+    """The cause says what became of the VM; which of the test's steps that was, only its line tells."""
+    lab.suite(
+        "vms",
+        "from labctl.errors import VmFailed\n\n\ndef beat(name):\n    raise VmFailed(f'VM {name}: is off')\n\n\n"
+        "def test_first():\n    pass\n\n\ndef test_beats():\n    beat('one')\n    beat('two')\n",
+    )
+    lines = ["test_vms.py:13: beat('one')", "test_vms.py:5: raise VmFailed(f'VM {name}: is off')"]
+    ran = lab.labctl("run", "matrix")
+    assert ran.status == 1, ran.err
+    told = ran.out[ran.out.index("\u2717 fail debian/") :].splitlines()
+    assert told[1:5] == ["  VM one: is off", "  in test_vms.py::test_beats", *(f"    {line}" for line in lines)]
+    (failed,) = lab.run().cells["debian/vms"]["failed"]
+    assert failed == {"test": "test_vms.py::test_beats", "reason": "VM one: is off", "where": lines}
+    junit = (lab.runs[-1] / "junit.xml").read_text()
+    assert 'type="VmFailed"' in junit
+    assert "\n".join(lines).replace("'", "&#x27;") in junit or "\n".join(lines) in junit
+    lab.write("conftest.py", 'pytest_plugins = ("labctl.run.plugin", "labctl.report.plugin")\n')
+    command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir=.", "suites/vms", "--build", "debian", "--target", lab.target]
+    by_pytest = subprocess.run(command, cwd=lab.root, env=lab.environment(), capture_output=True, text=True, timeout=120, check=False)
+    assert "\n".join([*lines, "VmFailed: VM one: is off"]) in by_pytest.stdout

@@ -161,6 +161,7 @@ def test_json_is_what_was_promised() -> None:
         "attempts",
         "duration_s",
         "reason",
+        "failed",
         "reused_from",
         "samples",
         "readings",
