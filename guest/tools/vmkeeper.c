@@ -1,13 +1,15 @@
 /* vmkeeper: keeps one VM of this machine: starts its program, takes down what its console says and when, starts it again when it dies.
  *
  *   vmkeeper start FOLDER RESTARTS -- PROGRAM WORD...   until the program runs; its keeper stays behind, in the background
- *   vmkeeper status FOLDER...             a line each: FOLDER KEY=VALUE...; `state=gone` where no keeper answers
+ *   vmkeeper status FOLDER...             a line each: FOLDER KEY=VALUE...; `state=gone` where there is no keeper, `state=lost` where one has
+ *                                         died, and with it the program: its socket is there, and nobody listens
  *   vmkeeper read FOLDER OFFSET           what the console said from that byte on, behind a line `from=OFFSET to=OFFSET dropped=BYTES`
  *   vmkeeper wait FOLDER OFFSET MS TEXT   until the console says TEXT in or after that byte: `at=OFFSET ns=TIME`, OFFSET behind it
  *   vmkeeper lines FOLDER OFFSET PREFIX   whole lines that begin so: `OFFSET NS LINE`, the time at which its end arrived
  *   vmkeeper type FOLDER HEX              bytes to the console
  *   vmkeeper said FOLDER                  the last that the program said on its standard error
- *   vmkeeper end FOLDER                   kills the program and does not start it again; returns when both are gone
+ *   vmkeeper end FOLDER                   kills the program and does not start it again; returns when both are gone. Of a keeper that has
+ *                                         died nothing is left either
  *   vmkeeper clock                        `monotonic=NS realtime=NS`
  *   vmkeeper audit FILE WHO VERB VM RESULT   one more line of JSON at the end of FILE
  *
@@ -16,7 +18,8 @@
  * are kept: offsets go on counting. RESTARTS: how often it is started again when it ends
  * by itself and its status is not 0.
  *
- * Exit status: 0; 1 no (the text did not come, the program ended: the line printed says `late` or `ended`); 2 called wrongly; 3 no keeper.
+ * Exit status: 0; 1 no (the text did not come, the program ended: the line printed says `late` or `ended`); 2 called wrongly; 3 no keeper;
+ * 5 the keeper has died.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -42,6 +45,7 @@
 #define MOST_TEXT 256
 #define MOST_SAID 4096
 #define REQUEST (MOST_TEXT * 4)
+#define LOST 5 /* status: its keeper has died */
 
 static int64_t now_ns(clockid_t clock)
 {
@@ -117,7 +121,7 @@ static char **program;
 static char *console_word; /* where the descriptor's number belongs */
 static int console_at = -1;
 static int child_console = -1, child_said = -1;
-static pid_t child;
+static pid_t child, last; /* last: the child, also once that has ended */
 static int64_t started_ns, ended_ns, first_ns; /* first_ns: the first byte after the last start */
 static int starts, restarts_left, ended_how, ending;
 static char said[MOST_SAID];
@@ -168,6 +172,7 @@ static int spawn(void)
 	if (read(tells[0], &why, sizeof why) != sizeof why)
 		why = 0;
 	close(tells[0]);
+	last = child;
 	child_console = pair[0];
 	child_said = voice[0];
 	fcntl(child_console, F_SETFL, O_NONBLOCK);
@@ -253,7 +258,7 @@ static void tell_status(struct client *client)
 {
 	char line[400];
 	snprintf(line, sizeof line, "state=%s pid=%d started_ns=%lld first_ns=%lld ended_ns=%lld ended=%d starts=%d console=%llu keeper=%d",
-		 child ? "running" : "ended", child, (long long)started_ns, (long long)first_ns, (long long)ended_ns, ended_how, starts,
+		 child ? "running" : "ended", last, (long long)started_ns, (long long)first_ns, (long long)ended_ns, ended_how, starts,
 		 (unsigned long long)said_to, getpid());
 	tell(client, 0, line);
 }
@@ -521,18 +526,28 @@ static int start(const char *folder, const char *restarts, char **words)
 	return 0;
 }
 
+/* Nobody answers: 3, or LOST if a keeper has left its socket behind, as only one does that was killed. */
+static int nobody(const char *listener, const char *asked)
+{
+	if (access(listener, F_OK))
+		return 3;
+	if (!strcmp(asked, "end\n"))
+		unlink(listener);
+	return LOST;
+}
+
 /* One request to a keeper; what it answers behind its status goes to standard output. */
 static int request(const char *folder, const char *line, const char *before)
 {
 	struct sockaddr_un address;
 	char data[1 << 14];
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), status = 3, begun = 0;
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), status = 0, begun = 0;
 	ssize_t got;
 	if (!address_of(folder, &address))
 		return failed(2, "the folder's path is too long");
 	if (connect(fd, (struct sockaddr *)&address, sizeof address) || send(fd, line, strlen(line), MSG_NOSIGNAL) < 0) {
 		close(fd);
-		return 3;
+		return nobody(address.sun_path, line);
 	}
 	while ((got = read(fd, data, sizeof data)) > 0) {
 		char *from = data;
@@ -545,7 +560,7 @@ static int request(const char *folder, const char *line, const char *before)
 		fwrite(from, 1, data + got - from, stdout);
 	}
 	close(fd);
-	return status;
+	return begun ? status : nobody(address.sun_path, line);
 }
 
 static void json(FILE *to, const char *text)
@@ -603,8 +618,9 @@ int main(int argc, char **argv)
 		for (int i = 2; i < argc; i++) {
 			char before[200];
 			snprintf(before, sizeof before, "%s ", argv[i]);
-			if (request(argv[i], "status\n", before) == 3)
-				printf("%sstate=gone\n", before);
+			int answered = request(argv[i], "status\n", before);
+			if (answered)
+				printf("%sstate=%s\n", before, answered == LOST ? "lost" : "gone");
 		}
 		return 0;
 	}

@@ -21,6 +21,8 @@ GRACE_S = 15.0
 """Seconds beyond a verb's own deadline after which a command in the machine hangs: the tools keep the deadline themselves."""
 _MOST_TYPED = 400
 """Bytes for one request."""
+_LOST = 5
+"""Status of a request to a keeper that has died."""
 _NEVER_SAID = 1 << 62
 """An offset that no console comes to: who waits for what is said there hears of the program's end alone."""
 _LINE = re.compile(r"([0-9]{1,20}) ([0-9]{1,20}) (.*)")
@@ -32,8 +34,9 @@ class Status:
     """Of a VM's process. Times in seconds of the machine's monotonic clock, 0 for what has not been."""
 
     state: str
-    """``running``, ``ended``, or ``gone`` where no keeper answers."""
+    """``running``, ``ended``, ``gone`` where there is no keeper, or ``lost`` where that was killed, and the program with it."""
     pid: int = 0
+    """Of the program, also once that has ended."""
     started: float = 0.0
     ended: float = 0.0
     how: int = 0
@@ -47,8 +50,8 @@ def status_of(line: str) -> tuple[str, Status]:
     """``FOLDER key=value...`` → the folder, and what it says. ValueError for what is no such line."""
     folder, _, rest = line.partition(" ")
     words = dict(word.split("=", 1) for word in rest.split())
-    if words.get("state") == "gone":
-        return folder, Status("gone")
+    if (state := words.get("state")) in ("gone", "lost"):
+        return folder, Status(state)
     if words.get("state") not in ("running", "ended"):
         raise ValueError(f"no state of a VM: {line[:200]!r}")
     number = {key: int(value) for key, value in words.items() if key != "state"}
@@ -94,18 +97,18 @@ class Keeper:
             raise VmFailed(f"what the keeper of VMs says cannot be read: {error}", target=self.session.name) from None
 
     def wait(self, folder: str, text: str, since: int, deadline: Deadline) -> Heard | str:
-        """Where and when the console said it; else why it did not: ``late``, ``ended``, ``gone``."""
+        """Where and when the console said it; else why it did not: ``late``, ``ended``, ``gone``, ``lost``."""
         if not text.isprintable() or not 1 <= len(text.encode()) <= 256:
             raise ValueError("1 to 256 bytes that can be printed")
         command = f"vmkeeper wait {folder} {since} {max(1, int(deadline.left * 1000))} {shlex.quote(text)}"
         done = self.shell(command, deadline, check=False)
         if done.status == 0 and (found := re.fullmatch(r"at=([0-9]{1,20}) ns=([0-9]{1,20})\n", done.output)):
             return Heard(int(found[1]), int(found[2]) / 1e9, text)
-        return {1: done.output.strip(), 3: "gone"}.get(done.status, _told(done))
+        return {1: done.output.strip(), 3: "gone", _LOST: "lost"}.get(done.status, _told(done))
 
     def ended(self, folder: str, deadline: Deadline) -> bool:
         """Until its program has ended; False if it has not by then. It must not be one that is started again."""
-        return self.wait(folder, "-", _NEVER_SAID, deadline) in ("ended", "gone")
+        return self.wait(folder, "-", _NEVER_SAID, deadline) in ("ended", "gone", "lost")
 
     def read(self, folder: str, since: int, deadline: Deadline) -> bytes:
         """What is kept of the console from that offset on; empty where there is no keeper."""
@@ -132,7 +135,7 @@ class Keeper:
     def end(self, folder: str, deadline: Deadline) -> None:
         """Program and keeper are gone; gone before is no error. VmFailed if they are still there."""
         done = self.shell(f"timeout {max(1, int(deadline.left))} vmkeeper end {folder}", deadline, check=False)
-        if done.status not in (0, 3):
+        if done.status not in (0, 3, _LOST):
             raise VmFailed(f"its process does not end: {_told(done)}", target=self.session.name)
 
     def clock(self, deadline: Deadline) -> tuple[float, float]:

@@ -1,5 +1,7 @@
 """VMs and toolstacks that fail: told in time and by the right cause, and nothing is left of them."""
 
+import time
+
 import pytest
 
 from labctl.errors import TargetHung, VmFailed
@@ -54,6 +56,33 @@ def test_memory_is_taken_bit_by_bit(hypervisor, shell):
     with pytest.raises(VmFailed, match=r"greedy.*the machine ran out of memory"):
         started(hypervisor, "greedy", soon())
     next_beat(hypervisor, "small")
+
+
+KILLED = {
+    "keeper": ("kill -9 $(vmkeeper status /run/labctl/vms/one | sed 's/.*keeper=//')", "its keeper on the machine was killed"),
+    "QEMU": ("kill -9 $(pidof qemu-system-x86_64)", "its QEMU was ended by signal 9"),
+    "QEMU, politely": ("kill $(pidof qemu-system-x86_64)", "its QEMU was ended by signal 15"),
+}
+
+
+@pytest.mark.requires(driver="kvm")
+@pytest.mark.parametrize("what", KILLED)
+def test_killed(hypervisor, shell, what):
+    """A VM that somebody in the machine kills has failed, and is not off: the list says how, and who waits for it hears of it at once. It
+    can be stopped, and then it is off, and be started again."""
+    command, cause = KILLED[what]
+    start_tiny(hypervisor, "one", "hz=5")
+    shell(command)
+    began = time.monotonic()
+    with pytest.raises(VmFailed, match=f"one: ended before it said 'never': {cause}"):
+        hypervisor.heard("one", "never", soon())
+    assert time.monotonic() - began < soon().seconds / 2, "it was waited for"
+    (one,) = hypervisor.list(soon())
+    assert (one.state, cause in one.why) == (VmState.FAILED, True), one
+    hypervisor.stop("one", soon())
+    assert [vm.state for vm in hypervisor.list(soon())] == [VmState.OFF]
+    started(hypervisor, "one", soon())
+    next_beat(hypervisor, "one")
 
 
 @pytest.mark.requires(driver="kvm", hypervisor=["Pauses"])

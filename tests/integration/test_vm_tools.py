@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ def test_a_program_that_dies_is_started_again_as_often_as_asked(keeper: Run, tmp
     os.kill(again.pid, signal.SIGKILL)
     ended = keeper("wait", tmp_path, 6, 20000, "up")
     assert (ended.returncode, ended.stdout) == (1, "ended\n")
+    assert status_of(keeper("status", tmp_path).stdout)[1].pid == again.pid, "by which the kernel's own word for its end is found"
 
 
 def test_a_program_that_ends_well_stays_ended(keeper: Run, tmp_path: Path) -> None:
@@ -105,6 +107,30 @@ def test_its_end_is_the_end_of_both(keeper: Run, tmp_path: Path) -> None:
     assert not Path(f"/proc/{pid}").exists()
     assert keeper("status", tmp_path).stdout == f"{tmp_path} state=gone\n"
     assert keeper("end", tmp_path).returncode == 3
+
+
+def test_a_keeper_that_is_killed_is_told_from_one_that_was_ended(keeper: Run, tmp_path: Path) -> None:
+    """Its program goes with it, who waits hears of it at once; ended, or started anew, nothing is left of that."""
+    keeper("start", tmp_path, 3, "--", "sleep", "1000")
+    told = keeper("status", tmp_path).stdout
+    program, own = status_of(told)[1].pid, int(told.rpartition("keeper=")[2])
+    files = Path(f"/proc/{own}/fd")
+    open_before = len([*files.iterdir()])
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(keeper, "wait", tmp_path, 0, 50000, "never")
+        while len([*files.iterdir()]) == open_before:
+            assert not waiting.done(), "it did not wait"
+        os.kill(own, signal.SIGKILL)
+        assert waiting.result().returncode == 5
+    assert not Path(f"/proc/{program}").exists() or Path(f"/proc/{program}/stat").read_text().split()[2] == "Z"
+    assert status_of(keeper("status", tmp_path).stdout.strip())[1].state == "lost"
+    assert keeper("wait", tmp_path, 0, 50000, "never").returncode == 5
+    assert keeper("end", tmp_path).returncode == 5
+    assert keeper("status", tmp_path).stdout == f"{tmp_path} state=gone\n"
+    assert keeper("start", tmp_path, 0, "--", "sleep", "1000").returncode == 0
+    os.kill(int(keeper("status", tmp_path).stdout.rpartition("keeper=")[2]), signal.SIGKILL)
+    assert keeper("start", tmp_path, 0, "--", "sleep", "1000").returncode == 0, "what a dead one left is in the way"
+    assert status_of(keeper("status", tmp_path).stdout)[1].state == "running"
 
 
 def test_a_program_that_is_none_is_told(keeper: Run, tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def test_what_a_keeper_says() -> None:
     line = "/run/v state=running pid=12 started_ns=2000000000 first_ns=0 ended_ns=0 ended=0 starts=1 console=17 keeper=11"
     assert status_of(line) == ("/run/v", Status("running", 12, 2.0, 0.0, 0, 1, 17))
     assert status_of("/run/v state=gone") == ("/run/v", Status("gone"))
+    assert status_of("/run/v state=lost") == ("/run/v", Status("lost"))
     for wrong in ("/run/v state=dancing", "/run/v", "/run/v state"):
         with pytest.raises(ValueError):
             status_of(wrong)

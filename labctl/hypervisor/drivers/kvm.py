@@ -41,6 +41,7 @@ _USB_SIZE = 1 << 20
 TICKS_S = 100
 """Of the times in /proc/PID/stat in a second: the kernel's USER_HZ."""
 MIGRATION_PORT = 4444
+KEEPER_LOST = "its keeper on the machine was killed, and its QEMU with it"
 CANCEL_S = 30.0
 """Seconds in which a QEMU is to give up moving a VM."""
 
@@ -530,22 +531,31 @@ class Kvm:
     def _why_ended(self, vm: str, deadline: Deadline) -> str:
         """How its process ended by itself; empty if it runs, or was never started or was ended by us."""
         status = self.keeper.status([folder_of(vm)], deadline)[folder_of(vm)]
-        return self._ending(vm, status, deadline) if status.state == "ended" else ""
+        return self._ending(vm, status, deadline) if status.state in ("ended", "lost") else ""
 
     def _ending(self, vm: str, status: Status, deadline: Deadline) -> str:
+        if status.state == "lost":
+            return KEEPER_LOST
         if status.how == 0:
-            return "its guest has powered it off"
+            return self._terminated(vm, deadline) or "its guest has powered it off"
         if status.how > 128:
-            killed = f"dmesg | grep -i 'out of memory: killed process.*qemu' | grep -w {status.pid} | tail -1"
+            killed = f"dmesg | grep -i 'out of memory: killed process {status.pid} .*qemu' | tail -1"
             if status.how == 137 and (oom := self.keeper.shell(killed, deadline, check=False).output.strip()):
                 return f"the machine ran out of memory: {visible(oom)[-200:]}"
             return f"its QEMU was ended by signal {status.how - 128}"
         return f"its QEMU ended with status {status.how}: {self.keeper.words(folder_of(vm), deadline)}"
 
+    def _terminated(self, vm: str, deadline: Deadline) -> str:
+        """Of one that ended well: whether somebody ended it by a signal, at which QEMU says so and ends as if its guest had."""
+        found = re.search(r"terminating on (signal [0-9]+)", self.keeper.words(folder_of(vm), deadline))
+        return f"its QEMU was ended by {found[1]}" if found else ""
+
     def _listed(self, spec: VmSpec, status: Status, deadline: Deadline) -> Vm:
         state, why = VmState.OFF, ""
-        if status.state == "ended" and status.how != 0:
+        if status.state == "lost" or (status.state == "ended" and status.how != 0):
             state, why = VmState.FAILED, self._ending(spec.name, status, deadline)
+        elif status.state == "ended" and (why := self._terminated(spec.name, deadline)):
+            state = VmState.FAILED
         elif status.state == "running":
             try:
                 told = self._ask(spec.name, [command("query-status")], deadline.sooner(LOOK_S)).returned[0]

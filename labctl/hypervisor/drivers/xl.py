@@ -27,6 +27,7 @@ from labctl.parsers.text import last_lines, visible
 
 _KILLED = 137
 """Status of a command that ``timeout`` has killed."""
+KEEPER_LOST = "its keeper on the machine was killed: what its console says nobody hears"
 _SECTOR = 512
 
 _SUSPENDED = """
@@ -332,7 +333,9 @@ class Xl:
             raise self.records.failed(vm, f"has {name} already")
 
     def _need_off(self, vm: str, why: str, deadline: Deadline) -> None:
-        if self.keeper.status([folder_of(vm)], deadline)[folder_of(vm)].state == "running":
+        state = self.keeper.status([folder_of(vm)], deadline)[folder_of(vm)].state
+        # A domain outlives its keeper.
+        if state == "running" or (state == "lost" and vm in self._domains(self._xl("list", deadline).output)):
             raise self.records.failed(vm, f"is not off: {why}")
 
     # --- a VM's domain
@@ -384,8 +387,8 @@ class Xl:
     def _why_ended(self, vm: str, deadline: Deadline) -> str:
         """How it ended by itself; empty if it has not, or its guest has powered it off."""
         folder = folder_of(vm)
-        ended = self.keeper.status([folder], deadline)[folder].state == "ended"
-        return self._ending(vm, deadline) if ended else ""
+        state = self.keeper.status([folder], deadline)[folder].state
+        return KEEPER_LOST if state == "lost" else self._ending(vm, deadline) if state == "ended" else ""
 
     def _ending(self, vm: str, deadline: Deadline) -> str:
         log = f"cat /var/log/xen/xl-{vm}.log | tail -n 30"
@@ -397,6 +400,8 @@ class Xl:
             state = VmState.PAUSED if domain.paused else VmState.RUNNING
         elif status.state == "running":  # between two starts of it
             state = VmState.RUNNING
+        elif status.state == "lost":  # with the domain gone too nobody has seen how it ended
+            state, why = VmState.FAILED, KEEPER_LOST
         elif status.state == "ended" and (why := self._ending(spec.name, deadline)):
             state = VmState.FAILED
         return Vm(spec.name, state, spec.cpus, spec.memory, why)
