@@ -682,3 +682,5 @@ class RunResult:
     """Its writer is alive: what has not ended yet may still end well."""
     stories: Mapping[str, str] = field(default_factory=dict)
     """The plan's stories as the lab named them then: story → title. Empty in a lab that names none."""
+    story_tests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """All tests that the lab had then for each of them, run or not: ``SUITE/test_it.py::test_create``."""

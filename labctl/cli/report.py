@@ -84,6 +84,7 @@ def report_stories(
         str, typer.Argument(metavar="[RUN]", autocompletion=complete_run, help="An id, its beginning, a folder, or latest.")
     ] = "latest",
     last: Annotated[int | None, typer.Option("--last", metavar="N", min=1, help="The last N runs together, instead of one.")] = None,
+    tests: Annotated[bool, typer.Option("--tests", help="The tests that stand behind each, and how they ended.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show which stories of the plan are proven, on which builds, since when, and what the others wait for.
@@ -92,12 +93,13 @@ def report_stories(
 
     \b
     $ labctl report stories
+    $ labctl report stories --tests
     $ labctl report stories --last 7
     """
     from rich.console import Console
 
     from labctl.judge.stories import proofs
-    from labctl.report.stories_text import stories_json, stories_table
+    from labctl.report.stories_text import stories_json, stories_table, stories_tests
     from labctl.store.past import earlier_runs, present
     from labctl.store.reader import find_run, list_runs, read_run
 
@@ -110,7 +112,7 @@ def report_stories(
         print_json(runs=[folder.name for folder in folders], stories=stories_json(found, titles))
         return
     console = Console(highlight=False)
-    for line in stories_table(found, titles)[1:]:
+    for line in (*stories_table(found, titles)[1:], *(stories_tests(found, titles) if tests else ())):
         console.print(line, crop=False, soft_wrap=True)
     if not found:
         print('no test of these runs names a story: @pytest.mark.story("US-14") does')

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from labctl.judge.stories import Proof, Since, State
+from labctl.judge.stories import Part, Proof, Since, State
 from labctl.model import Outcome
 from labctl.report.order import moment
 from labctl.report.printable import one_line
@@ -15,7 +15,16 @@ MOST_STORIES = 200
 MOST_BUILDS = 12
 MOST_REASONS = 4
 """Told in one cell."""
-ICONS = {State.PROVEN: "pass", State.FAILED: "fail", State.UNDECIDED: "error", State.SKIPPED: "skip", State.NOT_RUN: "skip"}
+MOST_PARTS = 40
+"""Tests told of one story on one build."""
+ICONS = {
+    State.PROVEN: "pass",
+    State.PARTLY: "flaky",
+    State.FAILED: "fail",
+    State.UNDECIDED: "error",
+    State.SKIPPED: "skip",
+    State.NOT_RUN: "skip",
+}
 """Each state looks like an outcome that people know."""
 _TROUBLE = (State.FAILED, State.UNDECIDED)
 
@@ -34,6 +43,8 @@ class Point:
     """Where that run's report is, if it is there."""
     parts: str
     """``2 of 3 tests``, where not all passed."""
+    tests: Sequence[tuple[str, str, str]]
+    """Each test that stands behind it: how it ended (``not run``), its name, why it was skipped."""
     reasons: Sequence[str]
     history: Sequence[State]
 
@@ -86,11 +97,15 @@ def _counted(states: Sequence[State]) -> dict[State, int]:
 
 
 def _point(proof: Proof, link: Callable[[str], str]) -> Point:
-    count = sum(proof.tests.values())
-    good = proof.tests.get(Outcome.PASS, 0)
+    count = len(proof.parts)
+    good = sum(part.outcome in (Outcome.PASS, Outcome.FLAKY) for part in proof.parts)
     parts = f"{good} of {count} tests" if count > 1 and good < count and proof.state is not State.SKIPPED else ""
     targets = {target for target, _ in proof.reasons}
     words = [(f"{target}: " if len(targets) > 1 else "") + (reason or "no reason given") for target, reason in proof.reasons]
+    if proof.state is State.PARTLY:
+        words = [*_lacking(proof.parts)]
+    elif proof.state is State.PROVEN:
+        words = []  # what was skipped on one target passed on another
     return Point(
         proof.state,
         ICONS[proof.state],
@@ -98,9 +113,31 @@ def _point(proof: Proof, link: Callable[[str], str]) -> Point:
         proof.since.run if proof.since else "",
         link(proof.since.run) if proof.since else "",
         parts,
+        [
+            (part.outcome.value if part.outcome else "not run", one_line(part.test, 160), one_line(part.why, 160))
+            for part in proof.parts[:MOST_PARTS]
+        ],
         [one_line(word, 160) for word in dict.fromkeys(words)][:MOST_REASONS],
         proof.history,
     )
+
+
+def _lacking(parts: Iterable[Part]) -> Iterator[str]:
+    """Of a story that is proven in part: what was skipped, by the reason, and what was not run."""
+    skipped: dict[str, list[str]] = {}
+    for part in parts:
+        if part.outcome is Outcome.SKIP:
+            skipped.setdefault(part.why or "no reason given", []).append(_brief(part.test))
+    for why, tests in skipped.items():
+        yield f"skipped {', '.join(tests)}: {why}"
+    if missing := [_brief(part.test) for part in parts if part.outcome is None]:
+        yield f"not run: {', '.join(missing)}"
+
+
+def _brief(test: str) -> str:
+    """``passthrough/test_groups`` of ``passthrough/test_passthrough.py::test_groups``."""
+    suite, _, rest = test.partition("/")
+    return f"{suite}/{rest.rpartition('::')[2]}" if "::" in rest else test
 
 
 def _series(since: Since | None, proven: Since | None, state: State) -> str:

@@ -13,6 +13,7 @@ from labctl.report.stories import Point, Stories, told
 
 _LOOKS = {
     State.PROVEN: ("✓", "green"),
+    State.PARTLY: ("◐", "yellow"),
     State.FAILED: ("✗", "bold red"),
     State.UNDECIDED: ("!", "bold yellow"),
     State.SKIPPED: ("–", "dim"),
@@ -61,9 +62,23 @@ def _reasons(stories: Stories, builds: Iterable[str]) -> Iterable[RenderableType
     for row in stories.rows:
         for build, point in zip(builds, row.points, strict=False):
             for reason in point.reasons:
-                glyph, style = _LOOKS[State.SKIPPED if point.state is State.PROVEN else point.state]
+                glyph, style = _LOOKS[point.state]
                 part = f" ({point.parts})" if point.parts else ""
                 yield _unbroken(Text.assemble((f"{glyph} ", style), f"{row.story} {build}{part}: {reason}"))
+
+
+def stories_tests(found: Iterable[Proof], titles: Mapping[str, str]) -> list[RenderableType]:
+    """Each story on each build with the tests that stand behind it, and how they ended."""
+    parts: list[RenderableType] = []
+    stories = told(found, titles)
+    for row in stories.rows if stories else ():
+        for build, point in zip(stories.builds if stories else (), row.points, strict=True):
+            if not point.tests:
+                continue
+            glyph, style = _LOOKS[point.state]
+            parts += [Text(""), _unbroken(Text.assemble(f"{row.story} {row.title}, {build}: ", (f"{glyph} {point.state}", style)))]
+            parts += [_unbroken(Text(f"  {how:8}{test}" + (f": {why}" if why else ""))) for how, test, why in point.tests]
+    return parts
 
 
 def _unbroken(text: Text) -> Text:
@@ -80,6 +95,7 @@ def stories_json(found: Iterable[Proof], titles: Mapping[str, str]) -> list[dict
             "build": one.build,
             "state": one.state.value,
             "tests": {outcome.value: count for outcome, count in one.tests.items() if count},
+            "parts": [{"test": p.test, "outcome": p.outcome.value if p.outcome else "not run", "reason": p.why} for p in one.parts],
             "reasons": [{"target": target, "reason": reason} for target, reason in one.reasons],
             "since": _since(one.since),
             "proven_last": _since(one.proven),

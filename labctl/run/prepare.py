@@ -24,7 +24,7 @@ from labctl.model import Build, Cell, Channel, LeftOut, MatrixConfig, Recipe, Re
 from labctl.run import reuse
 from labctl.run.equip import equipped
 from labctl.run.matrix import expand
-from labctl.run.stories import check_form, stories_of
+from labctl.run.stories import behind_stories, check_form, stories_of
 from labctl.run.work import suited_key
 from labctl.store import host
 from labctl.store.history import expected, expected_durations, expected_from
@@ -325,6 +325,7 @@ def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], Non
         tried={cell_id: key for cell_id, key in all_keys.items() if cell_id in unproving},
         reused=reused,
         stories=planned.lab.stories,
+        story_tests=behind_stories(planned.lab.suites),
     )
     to_run = tuple(cell for cell in cells if cell.id not in reused)
     return Prepared(replace(planned, cells=cells, costs=costs), to_run, reused, builds, suited, writer, planned.lab.config.retries)

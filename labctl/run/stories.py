@@ -30,15 +30,54 @@ def check_form(stories: Sequence[str], where: str, key: str) -> None:
 
 
 def stories_of(suite: Path) -> frozenset[str]:
-    """Every story that a marker in a suite's files names. A file that is no Python is passed over: pytest tells what is wrong with it."""
-    return frozenset(story for file in sorted({*suite.rglob("test_*.py"), *suite.rglob("*_test.py")}) for story in _named(file))
+    """Every story that a marker in a suite's files names."""
+    return frozenset(by_story(suite))
 
 
-def _named(file: Path) -> Iterator[str]:
+def by_story(suite: Path) -> dict[str, tuple[str, ...]]:
+    """By story the tests of a suite that prove it, ``test_it.py::test_create``, in their order, whatever they are parametrized by. A file
+    that is no Python is passed over: pytest tells what is wrong with it."""
+    found: dict[str, list[str]] = {}
+    for file in sorted({*suite.rglob("test_*.py"), *suite.rglob("*_test.py")}):
+        for story, test in _of_file(file):
+            found.setdefault(story, []).append(f"{file.name}::{test}")
+    return {story: tuple(dict.fromkeys(tests)) for story, tests in found.items()}
+
+
+def behind_stories(suites: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
+    """By story all tests of a lab that prove it: ``SUITE/test_it.py::test_create``."""
+    found: dict[str, list[str]] = {}
+    for name, folder in sorted(suites.items()):
+        for story, tests in by_story(folder).items():
+            found.setdefault(story, []).extend(f"{name}/{test}" for test in tests)
+    return {story: tuple(tests) for story, tests in found.items()}
+
+
+def _of_file(file: Path) -> Iterator[tuple[str, str]]:
     try:
-        tree = ast.parse(file.read_bytes())
+        text = file.read_bytes()
+        tree = ast.parse(text) if MARKER.encode() in text else ast.Module([], [])
     except (OSError, SyntaxError, ValueError):
         return
+    yield from _of_body(tree.body, ())
+
+
+def _of_body(body: Sequence[ast.stmt], around: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Of a module or a class: its own marks are those of each test in it."""
+    own = [*around, *(story for node in body if _is_mark(node) for story in _named(node))]
+    for node in body:
+        if isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
+            yield from _of_body(node.body, [*own, *(story for each in node.decorator_list for story in _named(each))])
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test"):
+            for story in (*own, *(story for each in node.decorator_list for story in _named(each))):
+                yield story, node.name
+
+
+def _is_mark(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and any(isinstance(each, ast.Name) and each.id == "pytestmark" for each in node.targets)
+
+
+def _named(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == MARKER:
             for argument in node.args:

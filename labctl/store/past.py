@@ -33,6 +33,8 @@ class PastRun:
     started_at: float
     cells: Mapping[str, PastCell]
     """By id."""
+    story_tests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By story the tests that the lab had for it, run or not; empty where that is not on record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def present(run: RunResult) -> PastRun:
         earlier = result.reused.run if result.reused else ""
         told = ends.told(earlier, result.cell.id) if earlier else told_of(result.tests)
         cells[result.cell.id] = PastCell(result.cell, result.outcome, result.reason, told, earlier)
-    return PastRun(run.id, run.started_at, cells)
+    return PastRun(run.id, run.started_at, cells, run.story_tests)
 
 
 def earlier_runs(run: RunResult, most_runs: int = MOST_RUNS) -> Iterator[PastRun]:
@@ -85,7 +87,7 @@ def earlier_runs(run: RunResult, most_runs: int = MOST_RUNS) -> Iterator[PastRun
         started = records.seconds(end.get("started_at"), 0.0)
         if started <= run.started_at:
             found, size = found + 1, size + _size(folder / layout.END)
-            yield PastRun(folder.name, started, dict(_cells(end, ends)))
+            yield PastRun(folder.name, started, dict(_cells(end, ends)), records.story_tests(end.get("story_tests")))
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,7 @@ def read_run(folder: Path, *, ending: tuple[Outcome, bool] | None = None) -> Run
         skipped_lines=skipped,
         running=running,
         stories=records.titles(asked.get("stories")),
+        story_tests=records.story_tests(asked.get("story_tests")),
     )
 
 
@@ -179,6 +180,7 @@ def end_record(run: RunResult) -> dict[str, Any]:
             }
             for result in run.cells
         ],
+        **({"story_tests": run.story_tests} if run.story_tests else {}),
     }
 
 

@@ -360,6 +360,13 @@ def titles(value: object) -> dict[str, str]:
     return {story: title for story, title in mapping(value).items() if is_story(story) and isinstance(title, str)}
 
 
+def story_tests(value: object) -> dict[str, tuple[str, ...]]:
+    """Story → names of tests; what is none is left out."""
+    return {
+        story: tuple(test for test in items(tests) if isinstance(test, str)) for story, tests in mapping(value).items() if is_story(story)
+    }
+
+
 def stamps(value: object) -> tuple[tuple[float, str], ...]:
     """The kernel's phases; pairs that are none are left out."""
     found: list[tuple[float, str]] = []

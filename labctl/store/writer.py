@@ -56,13 +56,14 @@ class RunWriter:
         tried: Mapping[str, str] | None = None,
         reused: Mapping[str, Reused] | None = None,
         stories: Mapping[str, str] | None = None,
+        story_tests: Mapping[str, Sequence[str]] | None = None,
         run_id: str | None = None,
     ) -> RunWriter:
         """Make ``results/RUN_ID/`` with its run.json. StorageError that names the folder and the cause if it can't be written.
 
         By cell id: ``keys``, the digests by which results of this run may be reused; ``tried``, those of cells of which a pass proves
         nothing, and a failure that an earlier pass does not stand; ``reused``, the results of earlier runs that stand here.
-        ``stories``: the titles of the plan's stories.
+        ``stories``: the titles of the plan's stories; ``story_tests``: the tests that the lab has for each.
         """
         keys, tried, reused = keys or {}, tried or {}, reused or {}
         results = results.resolve()
@@ -92,6 +93,7 @@ class RunWriter:
                     ],
                     "left_out": [{**records.cell_record(out.cell), "reason": out.reason} for out in left_out],
                     **({"stories": stories} if stories else {}),
+                    **({"story_tests": story_tests} if story_tests else {}),
                 }
             ),
         )

@@ -60,6 +60,28 @@ def test_what_passed_of_some_stories_does_not_stand_for_the_whole_suite(lab: Tem
     assert len(read_run(lab.runs[-1]).cells[0].tests) == 3
 
 
+def test_a_story_is_proven_where_all_its_tests_were(new_lab: Callable[[], TemporaryLab]) -> None:
+    """Also by those that the run left out: of a story one suite alone proves a part."""
+    lab = new_lab()
+    lab.suite("vm", SUITE)
+    lab.suite("more", 'import pytest\n\n\n@pytest.mark.story("US-14", "US-40")\ndef test_more(target): ...\n')
+    table = {row["story"]: row for row in lab.run("--suite", "more").data["stories"]}
+    assert {story: row["state"] for story, row in table.items()} == {"US-14": "partly", "US-40": "proven"}
+    assert [(part["test"], part["outcome"]) for part in table["US-14"]["parts"]] == [
+        ("more/test_more.py::test_more", "pass"),
+        ("vm/test_vm.py::test_create", "not run"),
+        ("vm/test_vm.py::test_stop", "not run"),
+    ]
+    told = lab.labctl("report", "stories", "--tests")
+    assert "US-14 debian (1 of 3 tests): not run: vm/test_create, vm/test_stop" in told.out
+    assert "  not run vm/test_vm.py::test_create" in told.out
+    table = {row["story"]: row for row in lab.run().data["stories"]}
+    assert {story: row["state"] for story, row in table.items()} == dict.fromkeys(("US-14", "US-15", "US-16"), "partly") | {
+        "US-40": "proven"
+    }
+    assert "skipped vm/test_stop[soft]: the guest has no ACPI" in lab.labctl("report", "stories").out
+
+
 def test_a_marker_of_a_wrong_form_is_a_mistake_of_its_file(new_lab: Callable[[], TemporaryLab]) -> None:
     lab = new_lab()
     lab.suite("vm", 'import pytest\n\n\n@pytest.mark.story("us14")\ndef test_create(target): ...\n')

@@ -44,7 +44,7 @@ def suite(tmp_path: Path) -> Callable[..., BaseException]:
     exec(compile(CODE, str(file), "exec"), names)
 
     def run(name: str, *arguments: object) -> BaseException:
-        with pytest.raises(Exception) as raised:  # noqa: PT011 - whatever it is
+        with pytest.raises(Exception) as raised:
             names[name](*arguments)
         return raised.value
 

@@ -12,9 +12,9 @@ from labctl.config import Lab, validate
 from labctl.errors import ConfigError
 from labctl.model import Cell, LabConfig, Outcome, StoriesConfig, TestResult
 from labctl.run.prepare import Request, plan
-from labctl.run.stories import check_form, stories_of, why_no_story
+from labctl.run.stories import behind_stories, by_story, check_form, stories_of, why_no_story
 from labctl.store import layout, records
-from labctl.store.reader import read_run
+from labctl.store.reader import end_record, read_run
 from labctl.store.writer import RunWriter
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +55,15 @@ def test_the_stories_of_a_suite_are_read_without_running_it(tmp_path: Path) -> N
     (tmp_path / "test_broken.py").write_text('def (: pytest.mark.story("US-1")')
     (tmp_path / "other.py").write_text('import pytest\npytest.mark.story("US-2")')
     assert stories_of(tmp_path) == {"US-14", "US-15", "US-16", "US-17"}
+    both = ("test_it.py::test_it", "test_it.py::test_says_story_us_18")
+    assert by_story(tmp_path) == {"US-14": both, **dict.fromkeys(("US-15", "US-16", "US-17"), both[:1])}
+    assert behind_stories({"vm": tmp_path})["US-17"] == ("vm/test_it.py::test_it",)
+
+
+def test_of_this_lab_a_device_is_passed_through_by_more_than_usb() -> None:
+    behind = behind_stories(Lab.find(ROOT).suites)
+    assert {"lifecycle/test_with_linux.py::test_usb", "passthrough/test_passthrough.py::test_linux_drives_them"} <= {*behind["US-25"]}
+    assert Lab.find(ROOT).stories.keys() >= behind.keys()
 
 
 def test_the_titles_of_this_lab_can_be_read() -> None:
@@ -108,12 +117,16 @@ def test_a_record_without_stories_is_what_it_was() -> None:
 def test_a_run_keeps_the_titles(tmp_path: Path) -> None:
     cell = Cell("b", "t", "s")
     known: dict[str, Any] = {"matrix": "", "argv": [], "version": "0", "host": {}, "builds": {}, "targets": {}, "cells": [cell]}
-    with_titles = RunWriter.create(tmp_path, **known, stories={"US-14": "Create a VM"})
+    with_titles = RunWriter.create(
+        tmp_path, **known, stories={"US-14": "Create a VM"}, story_tests={"US-14": ["vm/test_it.py::test_create"]}
+    )
     with with_titles.attempt(cell, worker="main") as attempt:
         attempt.test(TestResult("t", Outcome.PASS, 1.0, stories=("US-14",)))
         attempt.finish(Outcome.PASS)
     run = with_titles.finish(Outcome.PASS)
     assert run.stories == {"US-14": "Create a VM"}
+    assert run.story_tests == {"US-14": ("vm/test_it.py::test_create",)}
+    assert end_record(run)["story_tests"] == run.story_tests
     assert run.cells[0].tests[0].stories == ("US-14",)
     without = RunWriter.create(tmp_path, **known).finish(Outcome.PASS)
     assert without.stories == {}

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from labctl.judge.since import changed, red_since
-from labctl.judge.stories import Proof, State, proofs
+from labctl.judge.stories import Part, Proof, State, proofs
 from labctl.model import Attempt, Cell, CellResult, Outcome, Reused, RunResult, TestResult
 from labctl.report.html import write_html
 from labctl.report.past import Past
 from labctl.report.stories import told
-from labctl.report.stories_text import stories_json
+from labctl.report.stories_text import stories_json, stories_tests
 from labctl.report.text import as_json, show
 from labctl.store import layout, stories
 from labctl.store.outcome import LAB_FAILED, NO_BOOT
@@ -86,7 +86,78 @@ def test_a_test_that_was_not_tried_decides_nothing(why: str) -> None:
         Cell("kvm", "t", "lifecycle"), F, "", {"US-1": Told({S: 2}, f"{why}no prompt"), "US-2": Told({S: 1, P: 1}, f"{why}no prompt")}
     )
     states = {p.story: p.state for p in proofs([PastRun("r", 1.0, {cell.cell.id: cell})])}
-    assert states == {"US-1": State.UNDECIDED, "US-2": State.PROVEN}
+    assert states == {"US-1": State.UNDECIDED, "US-2": State.UNDECIDED}
+
+
+GROUPS, USB, ALONE = "test_passthrough.py::test_groups", "test_with_linux.py::test_usb", "test_passthrough.py::test_without_group"
+BEHIND = {"US-25": (f"lifecycle/{USB}", f"passthrough/{GROUPS}", f"passthrough/{ALONE}")}
+NO_IOMMU, IOMMU = "needs a target with the tags iommu", "needs a machine without an IOMMU"
+
+
+def of_passthrough(*cells: tuple[str, str, dict[str, Outcome]]) -> Proof:
+    """Target, suite, its tests."""
+    made = {}
+    for target, suite, tests in cells:
+        results = [
+            TestResult(n, o, 1.0, (IOMMU if n == ALONE else NO_IOMMU) if o is S else "", stories=("US-25",)) for n, o in tests.items()
+        ]
+        cell = Cell("kvm", target, suite)
+        made[cell.id] = PastCell(cell, P, "", stories.told_of(results))
+    (found,) = proofs([PastRun("r", 1.0, made, BEHIND)])
+    return found
+
+
+def test_a_story_of_which_a_part_was_not_tried_is_proven_in_part_only() -> None:
+    """A USB device that is attached is no device that is passed through: where no IOMMU is, or its suite was not run."""
+    found = of_passthrough(("plain", "lifecycle", {USB: P}), ("plain", "passthrough", {GROUPS: S, ALONE: P}))
+    assert (found.state, found.since) == (State.PARTLY, None)
+    assert found.parts == (
+        Part(f"lifecycle/{USB}", P),
+        Part(f"passthrough/{GROUPS}", S, NO_IOMMU),
+        Part(f"passthrough/{ALONE}", P),
+    )
+    (point,) = told([found], {}).rows[0].points  # type: ignore[union-attr]
+    assert (point.parts, point.reasons) == ("2 of 3 tests", [f"skipped passthrough/test_groups: {NO_IOMMU}"])
+
+    found = of_passthrough(("plain", "lifecycle", {USB: P}))
+    assert found.state is State.PARTLY
+    (point,) = told([found], {}).rows[0].points  # type: ignore[union-attr]
+    assert (point.parts, point.reasons) == ("1 of 3 tests", ["not run: passthrough/test_groups, passthrough/test_without_group"])
+
+
+def test_what_is_skipped_on_one_target_and_passes_on_another_is_proven() -> None:
+    found = of_passthrough(
+        ("plain", "lifecycle", {USB: P}), ("plain", "passthrough", {GROUPS: S, ALONE: P}), ("iommu", "passthrough", {GROUPS: P, ALONE: S})
+    )
+    assert found.state is State.PROVEN
+    assert [part.outcome for part in found.parts] == [P, P, P]
+    (point,) = told([found], {}).rows[0].points  # type: ignore[union-attr]
+    assert (point.parts, point.reasons) == ("", [])
+    failed = of_passthrough(("plain", "passthrough", {GROUPS: S, ALONE: F}), ("iommu", "passthrough", {GROUPS: P, ALONE: S}))
+    assert failed.state is State.FAILED
+
+
+def test_each_of_a_tests_parameters_is_a_part() -> None:
+    found = of_passthrough(("t", "lifecycle", {USB: P}), ("t", "passthrough", {f"{GROUPS}[a]": P, f"{GROUPS}[b]": S, ALONE: P}))
+    assert (found.state, len(found.parts)) == (State.PARTLY, 4)
+
+
+def test_in_part_it_neither_ends_a_series_nor_makes_one_longer() -> None:
+    runs = [past(n, ("kvm", "t", {"US-14": P})) for n in (3, 2, 1)]
+    partly = PastCell(Cell("kvm", "t", "lifecycle"), P, "", {"US-14": Told({P: 1, S: 1}, "no disk", {"a": P, "b": S}, {"b": "no disk"})})
+    runs[1] = replace(runs[1], cells={partly.cell.id: partly})
+    (found,) = proofs(runs[:2], runs[2:])
+    assert (found.state, found.history) == (State.PROVEN, (State.PROVEN, State.PARTLY))
+    assert found.since is not None
+    assert (found.since.run, found.since.runs) == ("run-1", 2)
+
+
+def test_of_an_earlier_version_that_kept_no_names_a_skip_is_a_part_too() -> None:
+    cell = PastCell(Cell("kvm", "t", "passthrough"), P, "", {"US-25": Told({P: 2, S: 1}, NO_IOMMU)})
+    (found,) = proofs([PastRun("r", 1.0, {cell.cell.id: cell}, {"US-25": (f"passthrough/{GROUPS}",)})])
+    assert found.state is State.PARTLY
+    assert Part("passthrough: skip", S, NO_IOMMU) in found.parts
+    assert all(part.outcome is not None for part in found.parts), "what ran, by names that nobody kept, is not said to be missing"
 
 
 def test_a_failure_on_one_target_fails_the_story_of_the_build() -> None:
@@ -148,7 +219,10 @@ def test_what_a_run_said_is_read_back_from_its_end(tmp_path: Path) -> None:
     (read,) = earlier_runs(run_with(tmp_path / "20260102-2", 2.0))
     assert read.id == "20260101-1"
     (cell,) = read.cells.values()
-    assert cell.stories == {"US-14": Told({P: 1, S: 1, F: 1}, ("no disk\n" * 100)[:300]), "US-15": Told({P: 1}, "")}
+    assert cell.stories == {
+        "US-14": Told({P: 1, S: 1, F: 1}, ("no disk\n" * 100)[:300], {"a": P, "b": S, "c": F}, {"b": "no GPU"}),
+        "US-15": Told({P: 1}, "", {"a": P}),
+    }
     assert present(before).cells[cell.cell.id].stories["US-15"] == cell.stories["US-15"]
 
 
@@ -253,6 +327,14 @@ def test_the_terminal_and_json_say_the_same(run: RunResult) -> None:
     (failed,) = [row for row in table if row["state"] == "failed"]
     assert (failed["story"], failed["title"], failed["build"], failed["since"]["runs"]) == ("US-37", "Live migration", "debian-kvm", 2)
     json.dumps(table, allow_nan=False)
+    partly = next(row for row in table if (row["story"], row["build"]) == ("US-25", "debian-kvm"))
+    assert partly["state"] == "partly"
+    assert [part["outcome"] for part in partly["parts"]] == ["pass", "skip"]
+    assert "◐ US-25 debian-kvm (1 of 2 tests): skipped lifecycle/test_usb: needs a USB device on the target" in out.getvalue()
+    lines = [str(line) for line in stories_tests(Past.of(run).proofs, run.stories)]
+    at = next(number for number, line in enumerate(lines) if line.startswith("US-25 ") and "debian-kvm: ◐ partly" in line)
+    assert lines[at + 1].startswith("  pass    lifecycle/test_vm.py::test_")
+    assert lines[at + 2] == "  skip    lifecycle/test_vm.py::test_usb: needs a USB device on the target"
 
 
 def test_a_run_that_names_no_story_has_no_table(tmp_path: Path) -> None:
