@@ -184,6 +184,6 @@ class VmFailed(TargetFailure):
 
 
 class MeasurementInvalid(LabctlError):
-    """A figure was taken under conditions in which it must not be trusted."""
+    """A figure was taken under conditions in which it must not be trusted; or a machine failed while its host had no time for it."""
 
     exit_code = 1

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Literal, Protocol, runtime_checkable
 
 from labctl.deadline import Deadline
+from labctl.machine.hosttime import Given
 from labctl.machine.wires import Wire
 from labctl.model import Build, PowerState, Target
 
@@ -69,6 +70,15 @@ class Starves(Protocol):
 
     def starved(self, deadline: Deadline) -> str:
         """What the host has failed to give it while it is on; empty if nothing."""
+
+
+@runtime_checkable
+class HostTimed(Protocol):
+    """A machine that lives on its host's CPUs, one instruction after another: a Power driver has it where the lab emulates the machine
+    (`isinstance` tells)."""
+
+    def host_time(self, since_ns: int, until_ns: int) -> Given | None:
+        """What the host gave it between two moments of this life, on the monotonic clock. None if that was not looked at."""
 
 
 @runtime_checkable

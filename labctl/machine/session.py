@@ -45,6 +45,7 @@ from labctl.machine.protocols import (
     DriverContext,
     Files,
     Forwards,
+    HostTimed,
     Proves,
     Shell,
     StartsFromWithin,
@@ -56,7 +57,7 @@ from labctl.machine.restarted import restarted
 from labctl.machine.transcript import ConsoleEnded, Transcript
 from labctl.machine.wires import Wire
 from labctl.model import Build, Channel, PowerState, Target, TargetConfig
-from labctl.parsers.crash import find_crash
+from labctl.parsers.crash import find_crash, standstills
 
 POWER_DEADLINE = 30.0
 """Seconds for one power verb, or for a build to be put on the machine."""
@@ -66,6 +67,10 @@ COMMAND_DEADLINE = 60.0
 """Seconds for one command, unless the caller says otherwise."""
 FILE_DEADLINE = 120.0
 """Seconds for one file, unless the caller says otherwise."""
+STANDSTILL_S = 25.0
+"""Seconds before a kernel says that it stood still: a lockup is told after some 20, a stall of RCU after 21."""
+_LATEST = 4 << 20
+"""Bytes of the console that are searched for that."""
 R = TypeVar("R")
 
 
@@ -511,6 +516,21 @@ class Session:
     def went_off(self) -> str:
         """How a machine that was up has ended without the lab's doing; empty if it has not."""
         return self.transcript.ended or "it is off" if self._up and not self.up else ""
+
+    def stood_still(self, since: int) -> str:
+        """Why what the machine did after that byte of the transcript says nothing of its build: it stood still, by its kernel's own word,
+        and its host had no time for it. Empty where either is not so, or where the kernel has crashed in another way."""
+        if not isinstance(power := self.machine.power, HostTimed):
+            return ""
+        start = max(self._since, self.transcript.size - _LATEST)
+        for found in standstills(self.transcript.read(start)):
+            if start + found.offset < since:
+                continue
+            at = self.transcript.time_of(start + found.offset)
+            given = power.host_time(at - int(STANDSTILL_S * 1e9), at)
+            if given is not None and (why := given.starved()):
+                return f"the machine stood still for want of its host's time ({found.title}): {why}"
+        return ""
 
     def unplug_disk(self, *, deadline: float = POWER_DEADLINE) -> None:
         """Take the disk out while the machine is on; it is back at the next power-on. ManagementError."""

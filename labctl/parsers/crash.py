@@ -272,6 +272,29 @@ _VARIABLE = re.compile(r"\s*exitcode=0x[0-9a-f]+|\s*\b0x[0-9a-fA-F]{5,}|\s*\b[0-
 _END = re.compile(rb"---\[ end[^\n]*")
 
 
+_STANDSTILLS = (
+    *(s for s in SIGNATURES if s.kind in ("soft lockup", "hard lockup", "workqueue lockup", "rcu stall")),
+    _linux(
+        "clock",
+        b"clocksource: ",
+        rb"clocksource: (?:timekeeping watchdog on CPU[0-9]+: )?Marking clocksource '(?P<text>[\w-]{1,32})' as unstable",
+        "clocksource {text} is unstable",
+        Severity.NOTE,
+    ),
+)
+_MOST_STANDSTILLS = 100
+"""Of a kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standstill:
+    """The kernel says that time has passed in which it could not get on: its own fault, or that of whoever gives it its time."""
+
+    title: str
+    offset: int
+    """Of the line, in the bytes that were searched."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Finding:
     signature: Signature
@@ -299,6 +322,25 @@ def find_crash(data: bytes) -> Crash | None:
     if others:
         return _crash(data, min(others, key=lambda f: (-f.signature.severity, f.start)), fatal=False)
     return None
+
+
+def standstills(data: bytes) -> tuple[Standstill, ...]:
+    """All that a console tells of lockups, stalls and of a clock that has jumped, as they were said. None where the kernel is broken in
+    another way: then that is what it stood still for."""
+    crash = find_crash(data)
+    if crash is not None and crash.fatal and crash.kind not in {signature.kind for signature in _STANDSTILLS}:
+        return ()
+    stamped = _STAMPED.search(data) is not None
+    found: list[Standstill] = []
+    for signature in _STANDSTILLS:
+        start = 0
+        for _ in range(_MOST_STANDSTILLS):
+            if (finding := _first(data[start:], signature, stamped, len(data))) is None:
+                break
+            text = (finding.match.groupdict().get("text") or b"").decode("ascii", "replace")
+            found.append(Standstill(signature.title.format(text=text), start + finding.start))
+            start += finding.start + len(finding.match.group())
+    return tuple(sorted(found, key=lambda each: each.offset))
 
 
 def _first(data: bytes, signature: Signature, stamped: bool, stop: int) -> _Finding | None:

@@ -10,7 +10,17 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from labctl.deadline import Deadline
-from labctl.errors import BootFailed, CommandFailed, ConfigError, InfraError, KernelCrash, LabctlError, TargetFailure, TargetHung
+from labctl.errors import (
+    BootFailed,
+    CommandFailed,
+    ConfigError,
+    InfraError,
+    KernelCrash,
+    LabctlError,
+    MeasurementInvalid,
+    TargetFailure,
+    TargetHung,
+)
 from labctl.machine import budget, lease, registry, standing
 from labctl.machine.boot import Boot
 from labctl.machine.group import Machines
@@ -71,6 +81,8 @@ class CellAttempt:
     failures: list[_Failure] = field(default_factory=list, init=False)
     broken: InfraError | None = field(default=None, init=False)
     """The lab's own fault that ended the attempt: its other tests are not tried on it."""
+    unheard: MeasurementInvalid | None = field(default=None, init=False)
+    """Why what a test failed by says nothing of the build."""
     record: AttemptWriter = field(init=False)
     held: bool = field(default=False, init=False)
     waited: float = field(default=0.0, init=False)
@@ -80,6 +92,8 @@ class CellAttempt:
 
     _sessions: Mapping[str, Session] = field(default_factory=dict, init=False)
     """Those that are held, by machine; one that is alone has no name."""
+    _said: Mapping[str, int] = field(default_factory=dict, init=False)
+    """How much of each machine's console there was when the test that runs began."""
     _health: object = field(default=None, init=False)
     """The target's Power driver, which may be one that knows of its health."""
     _mistaken: ConfigError | None = field(default=None, init=False)
@@ -194,6 +208,21 @@ class CellAttempt:
         except LabctlError as cause:
             return cause
         return error
+
+    def test_begins(self) -> None:
+        """What the machines say from now on is of the next test."""
+        self._said = {name: session.transcript.size for name, session in self._sessions.items()}
+
+    def noise(self, error: BaseException) -> MeasurementInvalid | None:
+        """What a test failed by says nothing of the build where a machine stood still while it ran, and its host had no time for it."""
+        for name, session in self._sessions.items():
+            if why := session.stood_still(self._said.get(name, 0)):
+                how = error.title if isinstance(error, LabctlError) else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                noise = MeasurementInvalid(f"host noise: {why}; then: {how}", target=session.name, tail=session.transcript.tail(10))
+                noise.remedy = "run it again on a host with less to do"
+                self.unheard = self.unheard or noise
+                return noise
+        return None
 
     def _naming_the_machine(self, result: TestResult, error: BaseException | None) -> TestResult:
         """Of several machines the one that the error is about."""

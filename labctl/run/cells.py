@@ -70,6 +70,7 @@ class CellRunner:
                 attempt = self._enter(cell, benchmark)
                 item.stash[ERROR], item.stash[WHERE] = None, ()
                 held_before = attempt.held
+                attempt.test_begins()
                 reports = runtestprotocol(item, log=False, nextitem=nextitem)
                 error = item.stash[ERROR]
                 result = _result(item, reports, error)

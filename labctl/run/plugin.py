@@ -20,7 +20,7 @@ import pytest
 from _pytest.config import ConftestImportFailure
 
 from labctl.config import Lab, nearest
-from labctl.errors import ConfigError, InfraError, LabctlError, StorageError
+from labctl.errors import ConfigError, InfraError, LabctlError, StorageError, TargetFailure
 from labctl.machine import budget, registry
 from labctl.model import Build, Channel, Outcome, RunResult, parse_size
 from labctl.run import fixtures, soaking
@@ -433,6 +433,13 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    runner = item.config.stash.get(CELLS, None)
+    if call.excinfo is not None and call.when != "teardown" and runner is not None and runner.current is not None:
+        found = call.excinfo.value
+        of_the_build = isinstance(found, (TargetFailure, AssertionError, pytest.fail.Exception))
+        if of_the_build and (noise := runner.current.noise(found)) is not None:
+            noise.__cause__ = found
+            call.excinfo = pytest.ExceptionInfo.from_exception(noise.with_traceback(found.__traceback__))
     report = yield
     if report.skipped and hasattr(report, "wasxfail") and call.excinfo is not None:
         item.stash[EXPECTED] = call.excinfo.value
@@ -442,7 +449,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.failed and call.excinfo is not None and item.stash.get(ERROR, None) is None:
         error = call.excinfo.value
         item.stash[ERROR] = error
-        runner = item.config.stash.get(CELLS, None)
         item.stash[WHERE] = failed_at(error, runner.work.lab_root / "suites") if runner is not None else ()
         if isinstance(error, LabctlError):
             # The lab's errors say all there is to say; the traceback of its insides would bury it. Not so the suite's own lines.
@@ -475,6 +481,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if attempt is not None and attempt.broken is not None:
         pytest.skip(f"{LAB_FAILED}{attempt.broken.title}")
     if attempt is not None and attempt.held and (failure := attempt.failure) is not None:
+        if attempt.unheard is not None:
+            pytest.skip(f"{LAB_FAILED}{attempt.unheard.title}")
         pytest.skip(f"{NO_BOOT}{failure.title}")
 
 

@@ -27,6 +27,7 @@ from pydantic import Field
 from labctl.deadline import Deadline, DeadlineExpired
 from labctl.errors import ConsoleLost, DeployError, ManagementError, PowerError, Problem
 from labctl.machine import icount, qemu_network, qemudisk, qemuimage
+from labctl.machine.hosttime import Given, HostTime
 from labctl.machine.protocols import DriverContext
 from labctl.machine.qemucopy import DISK, Kept, disk_copy, disk_over, emulator, processor
 from labctl.machine.qemudisk import Backend, Bus, Disk
@@ -73,9 +74,12 @@ class _Process:
     log: IO[bytes]
     ports: OpenPorts
     disk: VolatileDisk | None
+    host_time: HostTime | None
 
     def close(self) -> str:
         """Returns what there is to say about the power cut that this is for its disk; empty if nothing was lost."""
+        if self.host_time is not None:
+            self.host_time.stop()
         self.child.kill()
         self.reader.stop()
         self.serial.close()
@@ -138,6 +142,8 @@ class Qemu:
     _starts: int = field(default=0, init=False)
     _pulled: bool = field(default=False, init=False)
     """The plug, by the lab."""
+    _host_time: HostTime | None = field(default=None, init=False)
+    """Of the newest life of the machine."""
     _fault: str = field(default="", init=False)
     """How QEMU ended, if neither the guest nor the lab wanted it."""
     _bad_end: str = field(default="", init=False)
@@ -315,6 +321,9 @@ class Qemu:
         if process is None or process.child.status is not None or disk is None:
             return ""
         return qemudisk.starved(process.qmp, disk.file(self.context.workdir), deadline)
+
+    def host_time(self, since_ns: int, until_ns: int) -> Given | None:
+        return self._host_time.given(since_ns, until_ns) if self._host_time is not None else None
 
     def unplug_disk(self, deadline: Deadline) -> None:
         process, target = self._process, self.context.target.name
@@ -518,7 +527,16 @@ class Qemu:
         self.transcript.resume()
         reader = Reader(serial.reads, self.transcript, on_end=lambda: self._why_ended(child, client))
         reader.start()
-        return _Process(since, counts, child, client, serial, reader, log, ports, volatile)
+        return _Process(since, counts, child, client, serial, reader, log, ports, volatile, self._watch_time(child.pid))
+
+    def _watch_time(self, pid: int) -> HostTime | None:
+        """Where its instructions take the time that the host gives them: with KVM the CPUs are the host's own, on the channel ``icount``
+        time is counted."""
+        timed = not self._counts and accelerator_of(self.context.target, self.accel) == "tcg"
+        self._host_time = HostTime(pid) if timed else None
+        if self._host_time is not None:
+            self._host_time.start()
+        return self._host_time
 
     def _why_ended(self, child: Child, qmp: Qmp) -> str:
         """How a machine that is gone went: asked by the reader's thread at the end of the console."""
