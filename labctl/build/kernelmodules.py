@@ -14,6 +14,7 @@ from pathlib import Path
 
 from labctl.build import apt, cpio, packages
 from labctl.build.cache import Artefact, Cache, Made, now
+from labctl.config import nearest
 from labctl.deadline import Deadline
 from labctl.errors import ConfigError, Problem
 from labctl.model import Build, Provenance
@@ -146,9 +147,17 @@ def _of_package(
             files = selected(home, names)
         except LookupError as error:
             whose = f"{package.name} {package.version} (build {build.name})"
-            found = [f"{whose} has no module {name}, and has not built it in" for name in error.args]
-            allowed = "modules of the kernels that the suite runs on"
-            raise ConfigError([Problem(where, "modules", each, allowed) for each in found]) from None
+            known = {_plain(path.name.partition(".ko")[0]) for path in home.glob("kernel/**/*.ko*")}
+            problems = [
+                Problem(
+                    where,
+                    "more_modules" if name in names and name not in loaded else "modules",
+                    f"{whose} has no module {name}, and has not built it in",
+                    nearest(name, known),
+                )
+                for name in error.args
+            ]
+            raise ConfigError(problems) from None
         file = folder / "archive"
         file.write_bytes(cpio.archive(_entries(home, files, loaded)) if files else b"")
         return Made({"archive": file}, package.version, Provenance("kernel-modules", package.name, package.version, built_at=now()))

@@ -153,7 +153,7 @@ def plan(lab: Lab, request: Request) -> Planned:
     cells = [cell for cell in cells if cell.id not in no_disk]
     if not cells:
         raise ConfigError("no cell can be run: " + "; ".join(dict.fromkeys(no_disk.values())))
-    cannot = _why_no_hypervisor(cells, known, targets)
+    cannot = _why_no_hypervisor(lab, cells, known, targets)
     left_out += [LeftOut(cell, cannot[cell.build, cell.target]) for cell in cells if (cell.build, cell.target) in cannot]
     cells = [cell for cell in cells if (cell.build, cell.target) not in cannot]
     if not cells:
@@ -209,7 +209,9 @@ def _why_no_image(lab: Lab, suite: str, target: Target) -> str:
     return f"the suite {suite} has its root on a disk (image {image!r}), which the machine {target.name} can't be given"
 
 
-def _why_no_hypervisor(cells: Sequence[Cell], known: Mapping[str, Recipe], targets: Mapping[str, Target]) -> dict[tuple[str, str], str]:
+def _why_no_hypervisor(
+    lab: Lab, cells: Sequence[Cell], known: Mapping[str, Recipe], targets: Mapping[str, Target]
+) -> dict[tuple[str, str], str]:
     """Of each build that is a hypervisor, and each target that cannot run it, why."""
     found: dict[tuple[str, str], str] = {}
     for build, target in dict.fromkeys((cell.build, cell.target) for cell in cells):
@@ -217,7 +219,7 @@ def _why_no_hypervisor(cells: Sequence[Cell], known: Mapping[str, Recipe], targe
         if recipe is None or not (recipe.hypervisor or by_multiboot(recipe)):
             continue
         if recipe.hypervisor:
-            hypervisors.require(recipe.hypervisor, f"hypervisor/{build}/build.toml")
+            hypervisors.require(recipe.hypervisor, str(lab.recipe_files[build].relative_to(lab.root)))
         if why := registry.why_not_hypervisor(targets[target], multiboot=by_multiboot(recipe)):
             found[build, target] = why
     return found

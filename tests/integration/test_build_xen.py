@@ -115,6 +115,10 @@ def test_modules_are_those_of_the_first_machine_and_are_loaded_or_only_lie_there
     with pytest.raises(ConfigError, match=r"hypervisor/xen\.toml: modules: linux-image-6\.1\.0-10-amd64 .* has no module earlier") as told:
         obtain(lab, "xen")
     assert [problem.found.partition(" has no module ")[2].partition(",")[0] for problem in told.value.problems] == ["earlier", "latest"]
+    assert told.value.problems[0].allowed.startswith("did you mean 'early'? (known: ")
+    (lab.root / "hypervisor/xen.toml").write_text(RECIPE.replace("[xen]", 'modules = ["early"]\nmore_modules = ["laterr"]\n[xen]'))
+    with pytest.raises(ConfigError, match=r"hypervisor/xen\.toml: more_modules: .* has no module laterr, .*; did you mean 'later'\?"):
+        obtain(lab, "xen")
 
 
 @pytest.mark.usefixtures("archive")

@@ -93,10 +93,11 @@ def test_a_requirement_that_does_not_exist(lab: TemporaryLab, requirement: str, 
 def test_a_hypervisor_that_nobody_can_speak_to(lab: TemporaryLab) -> None:
     """Its recipe's mistake, told by a dry run too."""
     lab.suite("mine", "def test_x(hypervisor):\n    pass\n")
-    lab.write("hypervisor/mine/build.toml", f'schema = 1\nbuilder = "path"\nhypervisor = "kvmm"\n[path]\nkernel = "{lab.root}/kernel"\n')
-    ran = lab.labctl("run", "matrix", "--dry-run", "--build", "mine")
-    assert ran.status == 2, (ran.status, ran.err)
-    assert "hypervisor/mine/build.toml: hypervisor: unknown hypervisor 'kvmm'; did you mean 'kvm'?" in ran.err
+    for name, file in (("mine", "hypervisor/mine/build.toml"), ("alone", "hypervisor/alone.toml")):
+        lab.write(file, f'schema = 1\nbuilder = "path"\nhypervisor = "kvmm"\n[path]\nkernel = "{lab.root}/kernel"\n')
+        ran = lab.labctl("run", "matrix", "--dry-run", "--build", name)
+        assert ran.status == 2, (ran.status, ran.err)
+        assert f"{file}: hypervisor: unknown hypervisor 'kvmm'; did you mean 'kvm'?" in ran.err
 
 
 def test_a_tool_that_cannot_be_made_is_no_fault_of_the_build(lab: TemporaryLab) -> None:
