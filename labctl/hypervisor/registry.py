@@ -71,5 +71,13 @@ def declared(driver_class: type[Any]) -> tuple[str, ...]:
     return tuple(name for name, kind in CAPABILITIES.items() if all(callable(getattr(driver_class, verb, None)) for verb in _verbs(kind)))
 
 
+def half_declared(driver_class: type[Any], name: str) -> str:
+    """Of a capability of which a driver has some methods: which are missing, for a misspelt one is no declaration. Empty where it has
+    none of them, or all."""
+    verbs = _verbs(CAPABILITIES[name])
+    missing = [verb for verb in verbs if not callable(getattr(driver_class, verb, None))]
+    return f"{name} (its driver lacks {', '.join(missing)})" if 0 < len(missing) < len(verbs) else ""
+
+
 def _verbs(kind: type) -> list[str]:
     return [name for name in vars(kind) if not name.startswith("_")]

@@ -37,8 +37,9 @@ def why_not_able(build: Build, wanted: Sequence[str]) -> str:
         raise ConfigError([wrong])
     if why := why_no_hypervisor(build):
         return why
-    able = registry.declared(registry.load(build.hypervisor))
-    lacking = [name for name in wanted if name not in able]
+    driver = registry.load(build.hypervisor)
+    able = registry.declared(driver)
+    lacking = [registry.half_declared(driver, name) or name for name in wanted if name not in able]
     return f"the hypervisor {build.hypervisor} has no {', '.join(lacking)}" if lacking else ""
 
 

@@ -134,5 +134,12 @@ def test_what_a_driver_declares_is_what_it_has() -> None:
         create = start = stop = list = destroy = pause = resume = print
 
     assert registry.declared(Small) == ("Pauses",)
+    assert registry.half_declared(Small, "Pauses") == registry.half_declared(Small, "Consoles") == ""
+
+    class Misspelt(Small):
+        heard = said = lines = typ = began = print
+
+    assert "Consoles" not in registry.declared(Misspelt)
+    assert registry.half_declared(Misspelt, "Consoles") == "Consoles (its driver lacks type)"
     assert {"Consoles", "Pins", "Audits"} <= set(registry.declared(Kvm))
     assert Hypervisor.__name__ not in CAPABILITIES
