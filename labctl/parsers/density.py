@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from labctl.parsers.text import LINE_END
+
 LIMITS = ("target", "start-failed", "start-late", "heartbeat-missed", "vm-died", "memory-reserve")
 """What can end it: enough VMs; one that could not be started, was not ready in time, did not beat in time, or died; little memory left."""
 MOST = 4096
@@ -26,7 +28,7 @@ _LINE = re.compile(
     + rb"|check " + _COUNT + rb" gap=" + _SECONDS + rb" pss=" + _BYTES + rb" available=" + _BYTES + rb" cpu=([01]\.[0-9]{1,9})"
     + rb"|end limit=([a-z-]{1,20}) healthy=" + _COUNT + rb" started=" + _COUNT + rb" seconds=" + _SECONDS + rb" " + _WHY
     + rb"|lost " + _WHY
-    + rb")\r?\n"
+    + rb")" + LINE_END
 )  # fmt: skip
 
 

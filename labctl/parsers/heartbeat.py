@@ -5,9 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from labctl.parsers.text import LINE_END
+
 _SECONDS = rb"([0-9]{1,9}\.[0-9]{3})"
 _BEAT = re.compile(
-    rb"heartbeat: (?:([0-9]{1,9})|end) up=" + _SECONDS + rb" gap=" + _SECONDS + rb" missed=([0-9]{1,12})(?: beats=([0-9]{1,12}))?\r?\n"
+    rb"heartbeat: (?:([0-9]{1,9})|end) up="
+    + _SECONDS
+    + rb" gap="
+    + _SECONDS
+    + rb" missed=([0-9]{1,12})(?: beats=([0-9]{1,12}))?"
+    + LINE_END
 )
 
 

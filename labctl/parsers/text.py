@@ -18,6 +18,8 @@ _UNSAFE = re.compile(
     "\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
     "\U000110bd\U000110cd\U00013430-\U0001345f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+LINE_END = rb"\r{0,8}\n"
+"""Of a line of a console: each that it goes through may add a ``\\r`` of its own, as Xen's does to what its first machine's kernel says."""
 _LINE_END = re.compile("\r+\n")
 
 

@@ -121,3 +121,60 @@ def test_density(lab: TemporaryLab) -> None:
     cut_off = of["test_a_panic"]
     assert (cut_off.outcome, cut_off.healthy, cut_off.limit) == (Outcome.FAIL, 2, "machine crashed")
     assert [check.vms for check in cut_off.checks] == [0, 1, 2]
+
+
+XEN_TARGET = """schema = 1
+cpus = 1
+memory = "1G"
+append = "console=ttyS0"
+boot = { deadline = 240, silence = 120 }
+[drivers.qemu]
+accel = "tcg"
+disk_bus = "none"
+cpu = "EPYC,svm=on,monitor=off,smap=off,rdtscp=off"
+[drivers.agent]
+"""
+XEN_SUITE = """
+import pytest
+from density_runner import carry
+
+from labctl.errors import CommandFailed
+
+PATIENT = {"beat": 2, "late": 60, "ready": 120}
+
+
+def test_a_runner_that_is_killed(target, shell, record):
+    with pytest.raises(CommandFailed, match="the runner was killed by signal 9, with 1 VMs"):
+        carry(target, shell, record, "xen", vms=4, plant="kill=2", **PATIENT)
+
+
+def test_what_it_left_is_not_in_the_way(target, shell, record):
+    end = carry(target, shell, record, "xen", vms=2, every=1, hold=1, **PATIENT)
+    assert (end.limit, end.healthy, end.why) == ("target", 2, ""), end
+    # It says how it ended before it destroys them.
+    assert shell("while pidof density-xen >/dev/null; do usleep 200000; done; xl list | grep -c density; true") == "0"
+
+
+def test_a_panic(target, shell, record):
+    carry(target, shell, record, "xen", vms=4, every=1, plant="panic=2", **PATIENT)
+"""
+
+
+def test_density_under_xen(lab: TemporaryLab) -> None:
+    """Its console ends lines in another way, its VMs outlive their runner, and it falls with its first machine."""
+    lab.suite("density", XEN_SUITE)
+    lab.write(f"targets/{lab.target}.toml", XEN_TARGET)
+    lab.write("suites/density/suite.toml", 'schema = 1\ntools = ["tinyguest", "density-xen"]\n')
+    shutil.copy(REPOSITORY / "suites/density/density_runner.py", lab.root / "suites/density")
+    shutil.copytree(REPOSITORY / "hypervisor/debian-xen", lab.root / "hypervisor/debian-xen")
+    lab.run("--build", "debian-xen", "--suite", "density", seconds=420, LABCTL_CACHE=str(cache_folder()))
+    run = read_run(lab.runs[-1])
+    (attempt,) = run.cells[0].attempts
+    found: Any = {test.name.partition("::")[2].partition("[")[0]: test for test in attempt.tests}
+    failed = {name: test.reason for name, test in found.items() if test.outcome is not Outcome.PASS}
+    assert list(failed) == ["test_a_panic"], failed
+    assert failed["test_a_panic"].startswith("Xen: Dom0 crashed: Kernel panic - not syncing: sysrq triggered crash"), failed
+    assert failed["test_a_panic"].endswith(", with 1 VMs")
+    of = dict(zip(found, curves([run]), strict=True))
+    assert [number for number, _ in of["test_what_it_left_is_not_in_the_way"].starts] == [1, 2]
+    assert (of["test_a_panic"].healthy, of["test_a_panic"].limit) == (1, "machine crashed")

@@ -29,6 +29,10 @@ def test_lines_are_found_between_others() -> None:
     ]
     assert [line.last for line in found] == [False, False, False, False, True]
     assert lines(b'density: lost why="the runner was killed by signal 9"\n') == [Lost("the runner was killed by signal 9")]
+    # As Xen's first machine says it: its kernel ends a line by \\r\\n, and Xen adds a \\r of its own.
+    of_xen = b"\x1b[6n[    9.1] density: vm 1 start=1.245920\r\r\n[   11.5] density: vm 2 start=1.027348\r\r\n"
+    assert [line.number for line in lines(of_xen) if isinstance(line, Started)] == [1, 2]
+    assert lines(of_xen)[-1].end == len(of_xen)
 
 
 def test_a_line_counts_when_it_is_whole() -> None:

@@ -36,6 +36,7 @@ def test_what_only_looks_like_one_is_none() -> None:
     for line in (b"heartbeat: x up=1.000 gap=0.100 missed=0\n", b"heartbeat: 1 up=nan gap=0.100 missed=0\n", b"heartbeat: 1 up=9\n"):
         assert beats(line) == []
     assert beats(b"heartbeat: 1 up=1.000 gap=0.100 missed=0\n") == [Beat(1.0, 0.1, 0, end=41)]
+    assert beats(b"heartbeat: 1 up=1.000 gap=0.100 missed=0\r\r\n") == [Beat(1.0, 0.1, 0, end=43)], "as Xen's console has it"
 
 
 @pytest.mark.parametrize(("text", "length"), [("90s", 90), ("30m", 1800), ("8h", 28800), (" 2d ", 172800), ("365d", 31536000)])

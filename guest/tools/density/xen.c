@@ -79,6 +79,21 @@ static int xl(char *output, size_t room, char *const *words)
 	return process > 0 && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+/* Of a runner that was killed: Xen keeps its VMs. */
+static void destroy_all_before(void)
+{
+	static char said[1 << 16];
+	char *list[] = {"xl", "list", NULL}, *rest = said, *line;
+	if (xl(said, sizeof said, list))
+		return;
+	while ((line = strsep(&rest, "\n")))
+		if (!strncmp(line, "density-", 8)) {
+			line[strcspn(line, " ")] = 0;
+			char *destroy[] = {"xl", "destroy", line, NULL};
+			xl(NULL, 0, destroy);
+		}
+}
+
 static int prepare(const struct settings *settings)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = STORE};
@@ -88,6 +103,7 @@ static int prepare(const struct settings *settings)
 		fprintf(stderr, "density-xen: %s: %s\n", STORE, strerror(errno));
 		return -1;
 	}
+	destroy_all_before();
 	return 0;
 }
 
