@@ -82,7 +82,7 @@ class CellAttempt:
     broken: InfraError | None = field(default=None, init=False)
     """The lab's own fault that ended the attempt: its other tests are not tried on it."""
     unheard: MeasurementInvalid | None = field(default=None, init=False)
-    """Why what a test failed by says nothing of the build."""
+    """Why it says nothing of the build that the machine did not boot."""
     record: AttemptWriter = field(init=False)
     held: bool = field(default=False, init=False)
     waited: float = field(default=0.0, init=False)
@@ -216,11 +216,19 @@ class CellAttempt:
     def noise(self, error: BaseException) -> MeasurementInvalid | None:
         """What a test failed by says nothing of the build where a machine stood still while it ran, and its host had no time for it."""
         for name, session in self._sessions.items():
-            if why := session.stood_still(self._said.get(name, 0)):
+            why = ""
+            with suppress(InfraError):  # where its console can't be read any more the failure itself is told
+                why = session.stood_still(self._said.get(name, 0))
+            if why:
                 how = error.title if isinstance(error, LabctlError) else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-                noise = MeasurementInvalid(f"host noise: {why}; then: {how}", target=session.name, tail=session.transcript.tail(10))
-                noise.remedy = "run it again on a host with less to do"
-                self.unheard = self.unheard or noise
+                noise = MeasurementInvalid(
+                    f"host noise: {why}; then: {how}",
+                    target=session.name,
+                    tail=session.transcript.tail(10),
+                    remedy="run it again on a host with less to do",
+                )
+                if error is session.failure:
+                    self.unheard = noise
                 return noise
         return None
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from labctl.machine.hosttime import Given, HostTime
+from labctl.machine.session import STANDSTILL_S, Session
+from labctl.machine.transcript import Transcript
+from labctl.model import Build, Target, TargetConfig
 from labctl.parsers.crash import Standstill, standstills
 from tests.unit.test_crash import CONSOLES, FATAL, SURVIVED, WELL, console
 
@@ -88,3 +92,50 @@ def test_the_kernels_counts_are_read(tmp_path: Path) -> None:
 
 def test_a_standstill_is_where_its_line_is() -> None:
     assert standstills(b"rcu: INFO: rcu_sched self-detected stall on CPU\n") == (Standstill("INFO: rcu detected stall", 0),)
+
+
+class Host:
+    """A Power driver as far as it is asked here: what the host gave, whenever that was."""
+
+    def __init__(self, given: Given) -> None:
+        self.given = given
+        self.asked: list[float] = []
+
+    def host_time(self, since_ns: int, until_ns: int) -> Given:
+        self.asked.append((until_ns - since_ns) / 1e9)
+        return self.given
+
+
+QUIET, STARVED = Given(25, 24, 1, 0.0, 1.0), Given(25, 2, 23, 0.0, 21.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "given", "noise"),
+    [
+        (STALL, STARVED, True),
+        (STALL, QUIET, False),  # a true lockup
+        (STALL + b"[  150.000000] BUG: kernel NULL pointer dereference, address: 0000000000000000\r\n", STARVED, False),
+        (b"[   12.000001] smp: Brought up 1 node, 2 CPUs\r\n", STARVED, False),  # a slow host alone excuses nothing
+        (
+            b"watchdog: BUG: soft lockup - CPU#1 stuck for 22s!\r\n[   12.0] x\r\n[    1.000000] smp: up\r\n",
+            STARVED,
+            False,
+        ),  # a program's words
+    ],
+)
+def test_what_a_machine_did_says_nothing_only_if_it_stood_still_and_its_host_was_starved(
+    tmp_path: Path, said: bytes, given: Given, noise: bool
+) -> None:
+    host = Host(given)
+    target = Target("one", TargetConfig.model_validate({"schema": 1, "cpus": 1, "memory": "64M", "drivers": {"qemu": {"accel": "tcg"}}}))
+    build = Build("one", "", "x86_64", tmp_path / "kernel", None, "", "", {}, None)  # type: ignore[arg-type]
+    held = Session(target, build, tmp_path)
+    with Transcript(tmp_path) as held.transcript:
+        held.machine = SimpleNamespace(power=host)  # type: ignore[assignment]
+        held.transcript.feed(said)
+        found = held.stood_still(0)
+        assert bool(found) is noise, found
+        assert set(host.asked) <= {STANDSTILL_S}
+        if noise:
+            assert "(clocksource tsc is unstable): in 25 s it waited for a CPU for 23.0 of the 25.0 s" in found
+        assert held.stood_still(held.transcript.size) == "", "what was said before the test began is not of it"
