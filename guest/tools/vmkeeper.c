@@ -30,6 +30,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -146,6 +147,10 @@ static int spawn(void)
 		int adjust = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 		if (adjust < 0 || write(adjust, "0", 1) != 1)
 			dprintf(voice[1], "vmkeeper: oom_score_adj stays\n");
+		/* Held until the last process of the program is gone, whatever becomes of its keeper. */
+		int alive = open("alive", O_RDWR | O_CREAT, 0600);
+		if (alive < 0 || flock(alive, LOCK_SH))
+			dprintf(voice[1], "vmkeeper: alive: %s\n", strerror(errno));
 		int nothing = open("/dev/null", O_RDWR);
 		dup2(console_at < 0 ? pair[1] : nothing, 0);
 		dup2(console_at < 0 ? pair[1] : voice[1], 1);
@@ -526,13 +531,21 @@ static int start(const char *folder, const char *restarts, char **words)
 	return 0;
 }
 
-/* Nobody answers: 3, or LOST if a keeper has left its socket behind, as only one does that was killed. */
-static int nobody(const char *listener, const char *asked)
+/* Nobody answers: 3, or LOST if a keeper has left its socket behind, as only one does that was killed. Its program was killed with it: the
+ * end is when that is gone too. */
+static int nobody(const char *folder, const char *listener, const char *asked)
 {
+	char path[256];
 	if (access(listener, F_OK))
 		return 3;
-	if (!strcmp(asked, "end\n"))
+	if (!strcmp(asked, "end\n")) {
+		snprintf(path, sizeof path, "%s/alive", folder);
+		int alive = open(path, O_RDWR | O_CLOEXEC);
+		while (alive >= 0 && flock(alive, LOCK_EX) && errno == EINTR)
+			;
+		close(alive);
 		unlink(listener);
+	}
 	return LOST;
 }
 
@@ -547,7 +560,7 @@ static int request(const char *folder, const char *line, const char *before)
 		return failed(2, "the folder's path is too long");
 	if (connect(fd, (struct sockaddr *)&address, sizeof address) || send(fd, line, strlen(line), MSG_NOSIGNAL) < 0) {
 		close(fd);
-		return nobody(address.sun_path, line);
+		return nobody(folder, address.sun_path, line);
 	}
 	while ((got = read(fd, data, sizeof data)) > 0) {
 		char *from = data;
@@ -560,7 +573,7 @@ static int request(const char *folder, const char *line, const char *before)
 		fwrite(from, 1, data + got - from, stdout);
 	}
 	close(fd);
-	return begun ? status : nobody(address.sun_path, line);
+	return begun ? status : nobody(folder, address.sun_path, line);
 }
 
 static void json(FILE *to, const char *text)

@@ -19,36 +19,40 @@ import subprocess
 import sys
 import time
 
-CPU = min(os.sched_getaffinity(0))
+CPUS = os.sched_getaffinity(0)
+CPU = min(CPUS)
+FIRST = os.SCHED_RR, os.sched_param(1)
+USUAL = os.SCHED_OTHER, os.sched_param(0)
 STALL = "<2>watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [sh:1]"
 
 
-def run_for(target, seconds, nice):
-    # The machine spins on one CPU of the host's, at that priority.
+def run_for(target, seconds, cpus, *policy):
+    # The machine spins on those CPUs of the host's: before all others, or as one of many.
     pid = target.machine.power._process.child.pid
     for thread in map(int, os.listdir(f"/proc/{pid}/task")):
-        os.setpriority(os.PRIO_PROCESS, thread, nice)
-        os.sched_setaffinity(thread, {CPU})
+        os.sched_setaffinity(thread, cpus)
+        os.sched_setscheduler(thread, *policy)
     time.sleep(seconds)
 
 
 def test_quiet(target, shell):
     shell("(while :; do :; done) &")
-    run_for(target, 12, -20)
+    run_for(target, 20, CPUS, *FIRST)
     shell(f"echo '{STALL}' >/dev/kmsg")
     shell("false")
 
 
 def test_starved(target, shell):
     code = f"import os; os.sched_setaffinity(0, {{{CPU}}})\\nwhile True: pass"
-    others = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
+    # Each a session of its own: the host's kernel shares its time between sessions first.
+    others = [subprocess.Popen([sys.executable, "-c", code], start_new_session=True) for _ in range(8)]
     try:
-        run_for(target, 18, 19)
+        run_for(target, 20, {CPU}, *USUAL)
     finally:
         for other in others:
             other.kill()
             other.wait()
-    run_for(target, 0, -20)
+    run_for(target, 0, CPUS, *FIRST)
     shell(f"echo '{STALL}' >/dev/kmsg")
     assert shell("echo well") == "another word"
 
@@ -60,7 +64,7 @@ def test_starved_and_well(shell):
 
 @pytest.mark.qemu
 @pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="a priority above the usual needs root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="to be run before all others needs root")
 def test_a_standstill_is_the_builds_on_a_quiet_host_and_nobodys_on_a_starved_one(lab: TemporaryLab) -> None:
     """The same words on the console, the same failing test: what the host gave the machine decides. What passes passes."""
     lab.suite("stall", SUITE)
