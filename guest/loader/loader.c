@@ -4,12 +4,8 @@
  * command line and its initramfs as modules in this order. Our own command line has a key, which the lab made for this offer, and the tag of each
  * under it (poly1305.h). If they are right, the kernel is started by the 16-bit protocol of Linux (Documentation/arch/x86/boot.rst), so that it
  * asks the firmware itself, as it does after any boot loader.
- *
- * What is found is told on the serial port that the kernel's command line calls its console, one line each:
- *   labctl-loader: kernel poly1305:HEX ok
- *   labctl-loader: initrd poly1305:HEX is not as sent
  */
-#include "poly1305.h"
+#include "check.h"
 
 struct module { uint32_t start, end, string, reserved; };
 struct info {
@@ -21,78 +17,6 @@ struct region { uint32_t size; uint64_t base, length; uint32_t type; } __attribu
 #define COMMAND_LINE 0x50000u
 #define COMMAND_LINE_MAX 0x8000u
 #define KERNEL 0x100000u
-#define PARTS 3
-static const char *const names[PARTS] = { "kernel", "cmdline", "initrd" };
-
-/* --- words ------------------------------------------------------------------------------------------------------------ */
-
-static uint16_t port;
-
-static void out8(uint16_t at, uint8_t value) { __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(at)); }
-static uint8_t in8(uint16_t at) { uint8_t value; __asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(at)); return value; }
-
-static void say_byte(char c)
-{
-	for (uint32_t i = 0; i < 1000000 && !(in8(port + 5) & 0x20); i++) /* a port that is not there is not waited for */
-		;
-	out8(port, c);
-}
-
-static void say(const char *text)
-{
-	for (; port && *text; text++) {
-		if (*text == '\n')
-			say_byte('\r');
-		say_byte(*text);
-	}
-}
-
-static void __attribute__((noreturn)) stop(void)
-{
-	for (;;)
-		__asm__ volatile("cli; hlt");
-}
-
-static void __attribute__((noreturn)) give_up(const char *part, const char *why)
-{
-	say("labctl-loader: ");
-	say(part);
-	say(why);
-	say("\n");
-	stop();
-}
-
-static const char *find(const char *text, const char *word)
-{
-	for (; *text; text++) {
-		uint32_t i = 0;
-		while (word[i] && text[i] == word[i])
-			i++;
-		if (!word[i])
-			return text + i;
-	}
-	return 0;
-}
-
-static void open_serial(const char *command_line)
-{
-	static const uint16_t ports[4] = { 0x3f8, 0x2f8, 0x3e8, 0x2e8 };
-	uint32_t baud = 0;
-	const char *at = find(command_line, "console=ttyS");
-	port = ports[0];
-	if (!at || *at < '0' || *at > '3')
-		return;
-	port = ports[*at++ - '0'];
-	if (*at == ',')
-		for (at++; *at >= '0' && *at <= '9' && baud < 1000000; at++)
-			baud = baud * 10 + (*at - '0');
-	if (!baud || baud > 115200)
-		return;
-	out8(port + 3, 0x83);
-	out8(port, (uint8_t)(115200 / baud));
-	out8(port + 1, (uint8_t)((115200 / baud) >> 8));
-	out8(port + 3, 0x03);
-}
 
 /* --- words of 64 bits (start.S goes there and back) --------------------------------------------------------------------- */
 
@@ -122,45 +46,6 @@ void make_tables(void)
 		tables[1][i] = (uint32_t)tables[2 + i] | 3;
 	for (uint32_t i = 0; i < 4 * 512; i++)
 		tables[2 + i / 512][i % 512] = (uint64_t)i << 21 | 0x83;
-}
-
-/* --- the check -------------------------------------------------------------------------------------------------------- */
-
-static const char digits[] = "0123456789abcdef";
-
-/* Bytes from `count` pairs of digits; 0 if something else stands there. */
-static int bytes_of(const char *hex, uint8_t *bytes, uint32_t count)
-{
-	for (uint32_t i = 0; i < 2 * count; i++) {
-		uint32_t value = 0;
-		while (value < 16 && digits[value] != hex[i])
-			value++;
-		if (value == 16)
-			return 0;
-		bytes[i / 2] = (uint8_t)(i % 2 ? bytes[i / 2] | value : value << 4);
-	}
-	return 1;
-}
-
-/* Says what it found, and goes on only if that is what was sent. */
-static void check(const struct module *part, const char *name, const char *sent, const uint8_t key[KEY])
-{
-	uint8_t tag[TAG], wanted[TAG];
-	char hex[2 * TAG + 1];
-	poly1305((const uint8_t *)part->start, part->end - part->start, key, tag);
-	for (int i = 0; i < 2 * TAG; i++)
-		hex[i] = digits[tag[i / 2] >> (i % 2 ? 0 : 4) & 15];
-	hex[2 * TAG] = 0;
-	say("labctl-loader: ");
-	say(name);
-	say(" poly1305:");
-	say(hex);
-	int same = sent && bytes_of(sent, wanted, TAG);
-	for (int i = 0; same && i < TAG; i++)
-		same = wanted[i] == tag[i];
-	say(same ? " ok\n" : " is not as sent\n");
-	if (!same)
-		stop();
 }
 
 /* --- memory ----------------------------------------------------------------------------------------------------------- */
@@ -224,17 +109,10 @@ uint32_t verify_and_place(uint32_t magic, const struct info *info)
 	open_serial((const char *)COMMAND_LINE);
 
 	uint8_t key[KEY];
-	const char *secret = find((const char *)info->cmdline, " key=");
-	if (!secret || !bytes_of(secret, key, KEY))
-		give_up("loader", ": was given no key");
-	for (uint32_t i = 0; i < count; i++) {
-		char word[16] = " ", *w = word + 1;
-		for (const char *c = names[i]; *c; c++)
-			*w++ = *c;
-		*w++ = '=';
-		*w = 0;
-		check(&m[i], names[i], find((const char *)info->cmdline, word), key);
-	}
+	const char *own = (const char *)info->cmdline;
+	read_key(own, key);
+	for (uint32_t i = 0; i < count; i++)
+		check(i, (const uint8_t *)m[i].start, m[i].end - m[i].start, own, key);
 
 	uint32_t kernel = m[0].start, size = m[0].end - m[0].start;
 	uint32_t setup = ((*(uint8_t *)(kernel + 0x1f1) ?: 4) + 1) * 512u;

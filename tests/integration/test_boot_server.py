@@ -258,10 +258,11 @@ def inside(folder: str) -> None:
             append = "console=ttyS0,115200"
             cmdline = Path(folder) / "cmdline"
             cmdline.write_text(append)
-            from labctl.machine.bootserver.loader import loader
+            from labctl.machine.bootserver.loader import loaders
 
-            files |= {"cmdline": seal.describe("cmdline", cmdline, "", ""), "loader": describe(loader(), "", "")}
-            with shelf.offering(replace(offer, script=boot_script(offer.token, files, append, seal), files=files)):
+            files |= {name: describe(program, "", "") for name, program in loaders().items()}
+            files["cmdline"] = seal.describe("cmdline", cmdline, "", "")
+            with shelf.offering(replace(offer, script=boot_script(offer.token, files, seal), files=files)):
                 _boot(mac)
         finally:
             service.send_signal(signal.SIGTERM)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from labctl.machine.accel import choose
-from labctl.machine.bootserver.loader import loader
+from labctl.machine.bootserver.loader import loaders
 from labctl.machine.bootserver.offer import Offer, Shelf, describe
 from labctl.machine.bootserver.script import boot_script
 from labctl.machine.bootserver.seal import Seal
@@ -77,6 +77,8 @@ def test_a_uefi_machine_boots_where_a_sites_dhcp_points_to_the_lab(tmp_path: Pat
     assert re.search(r"Server IP address is 10\.77\.0\.1\s", done.stdout)
     assert "NBP filename is ipxe.efi" in done.stdout
     assert "http://10.77.0.1:8069/boot.ipxe... ok" in done.stdout
+    for part in ("kernel", "cmdline", "initrd"):
+        assert re.search(rf"labctl-loader: {part} poly1305:[0-9a-f]{{32}} ok$", done.stdout, re.MULTILINE)
     assert "EFI stub: Loaded initrd" in done.stdout
 
 
@@ -123,10 +125,10 @@ def inside(folder: str) -> None:
             "kernel": kernel,
             "initrd": initrd,
             "cmdline": seal.describe("cmdline", cmdline, "", ""),
-            "loader": describe(loader(), "", ""),
+            **{name: describe(program, "", "") for name, program in loaders().items()},
         }
         offer = Offer("rack1", MAC, "", files)
-        with shelf.offering(replace(offer, script=boot_script(offer.token, files, append, seal))):
+        with shelf.offering(replace(offer, script=boot_script(offer.token, files, seal))):
             _boot(Path(folder))
 
 

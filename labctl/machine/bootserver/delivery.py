@@ -74,16 +74,15 @@ class Delivery:
         append = append.replace("@OFFER@", f"{self.url}/offer/{token}")
         words = self.context.workdir / "cmdline"
         words.write_text(append)
-        program = loader.loader()
         seal = seal or Seal()
         sealed = {part: seal.again(part, files[part], self.target) for part in PARTS if part in files and part not in seal.tags}
         files = {
-            "loader": describe(program, "", self.target),
+            **{name: describe(program, "", self.target) for name, program in loader.loaders().items()},
             "cmdline": seal.describe("cmdline", words, "", self.target),
             **files,
             **sealed,
         }
-        script = boot_script(token, files, append, seal)
+        script = boot_script(token, files, seal)
         offer = Offer(self.target, "" if self.service is None else self.mac, script, files, token)
         self._offering.close()
         self._offering.enter_context(self._shelf.offering(offer))
@@ -154,21 +153,17 @@ class Delivery:
                 tail=self.transcript.tail(10, self._since),
                 remedy="does it boot from the network, and does its DHCP name this boot server? docs/real-servers.md",
             )
-        before = "" if self._is_uefi else "loader"
-        if self._is_uefi:
-            wanted.pop("cmdline", None)  # it is a line of the script
+        before = next((name for name in (loader.BY_BIOS, loader.BY_UEFI) if name in fetched), "")
+        if not before:
+            raise self._failed(f"it asked for its script, and never for the {loader.BY_BIOS}", _CABLE)
         for part in wanted:  # in the order in which the script fetches them
-            if part not in fetched and before:
+            if part not in fetched:
                 raise self._failed(
                     f"the network was lost behind the {before}, all of which was sent: it never asked for the {part}", _CABLE
                 )
-            if part not in fetched:
-                raise self._failed(f"it never asked for the {part}")
             before = part
             if not fetched[part].whole:
                 raise self._lost(fetched[part])
-        if self._is_uefi:
-            return
         if gap := self.transcript.gap_since(self._since):
             raise ConsoleLost(f"{gap}; what the loader found of the files is not known", target=self.target, tail=self.transcript.tail(10))
         if not said and (ready or not self.transcript.read(self._since).strip()):
@@ -188,11 +183,6 @@ class Delivery:
     def verified(self) -> bool:
         """Whether the loader has found everything as it was sent."""
         return self.offer is not None and self._check_words() == self._tags
-
-    @property
-    def _is_uefi(self) -> bool:
-        """Where there is no loader, since the machine never asked for it."""
-        return "loader" not in self.fetches()
 
     def _check_words(self) -> dict[str, str]:
         """Part → tag, as the loader has found it right. DeployError if it has found one wrong."""

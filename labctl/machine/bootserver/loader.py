@@ -1,4 +1,5 @@
-"""The loader that checks what arrived before it is booted: ``guest/loader``, compiled here once, and what it says on the console.
+"""The loader that checks what arrived before it is booted, by BIOS and by UEFI: ``guest/loader``, compiled here once, and what it says
+on the console.
 
 iPXE, as machines and QEMU bring it, checks no digest, and TCP's checksum lets through what a broken switch or memory did to a packet.
 """
@@ -10,14 +11,32 @@ from pathlib import Path
 
 from labctl.machine.compiled import compiled
 
-_FLAGS = (
-    *("-m32", "-march=i686", "-O2", "-ffreestanding", "-fno-pic", "-no-pie", "-fno-stack-protector", "-fno-asynchronous-unwind-tables"),
-    *("-nostdlib", "-static", "-s", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-T,@/loader.ld"),
+BY_BIOS, BY_UEFI = "loader", "loader.efi"
+"""What they are called in an offer."""
+_FREESTANDING = (
+    *("-O2", "-ffreestanding", "-fno-stack-protector", "-fno-asynchronous-unwind-tables"),
+    *("-nostdlib", "-static", "-no-pie", "-s", "-Wl,--build-id=none", "-Wl,-z,noexecstack"),
 )
+_BIOS_FLAGS = (*_FREESTANDING, "-m32", "-march=i686", "-fno-pic", "-Wl,-T,@/loader.ld")
+# Interrupts of the firmware use the same stack and keep no floating point; without relaxing, no address is made absolute.
+_UEFI_FLAGS = (
+    *(*_FREESTANDING, "-m64", "-fpie", "-fvisibility=hidden", "-mno-red-zone", "-mgeneral-regs-only"),
+    *("-Wl,--no-relax", "-Wl,--oformat=binary", "-Wl,-T,@/efi.ld"),
+)
+_BOTH = ("check.h", "poly1305.h", "poly1305_long.h")
 SAID = re.compile(rb"labctl-loader: (?P<part>kernel|cmdline|initrd) poly1305:(?P<tag>[0-9a-f]{32}) (?P<how>ok|is not as sent)")
 GAVE_UP = re.compile(rb"labctl-loader: (?P<why>[^\r\n]{1,120})[\r\n]")
 
 
-def loader() -> Path:
-    """The program, made now if it was never made from these sources. HostToolMissing, DeployError, StorageError."""
-    return compiled("loader", ("start.S", "loader.c", "poly1305.c"), _FLAGS, also=("loader.ld", "poly1305.h", "poly1305_long.h"))
+def loaders() -> dict[str, Path]:
+    """The programs by their names in an offer, made now if they were never made from these sources. HostToolMissing, DeployError,
+    StorageError."""
+    return {
+        BY_BIOS: compiled("loader", ("start.S", "loader.c", "check.c", "poly1305.c"), _BIOS_FLAGS, also=("loader.ld", *_BOTH)),
+        BY_UEFI: for_uefi(),
+    }
+
+
+def for_uefi() -> Path:
+    """As `loaders`."""
+    return compiled("loader", ("efi.S", "efi.c", "check.c", "poly1305.c", "long.S"), _UEFI_FLAGS, also=("efi.ld", "efi.h", *_BOTH))
