@@ -1,6 +1,7 @@
 """Presses a key where iPXE waits for one: it says who it is, then gives two seconds to whoever wants its command line.
 
 Any key but Ctrl-B ends that wait (iPXE's usr/prompt.c), so a blank does, which whatever comes after ignores. Nothing else is answered.
+UEFI's terminal loses a key now and then that comes just when it is asked for the first: it is pressed again until iPXE goes on.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from labctl.errors import ConsoleLost, StorageError
 from labctl.machine.protocols import Console
 from labctl.machine.transcript import ConsoleEnded, Transcript
 
-WAITS_FOR = b"Press Ctrl-B for the iPXE command line"
+WAITS_FOR = b"Press Ctrl-B for the iPXE command line..."
 _KEY = b" "
+_AGAIN, _TIMES = 0.2, 9
+"""Seconds without a word after which a key is taken to be lost, and how often it is pressed: iPXE goes on by itself after 2 s."""
 _LOOK = 0.5
 """Seconds between two looks at whether it is over."""
 
@@ -45,6 +48,14 @@ class Impatience:
             while not over.is_set():
                 with suppress(DeadlineExpired):
                     prompts.next(Deadline.after(_LOOK))
-                    with self._pressing:
-                        if not over.is_set():
-                            self.console.write(_KEY)
+                    self._press_until_it_goes_on(over)
+
+    def _press_until_it_goes_on(self, over: threading.Event) -> None:
+        for _ in range(_TIMES):
+            said = self.transcript.size
+            with self._pressing:
+                if over.is_set():
+                    return
+                self.console.write(_KEY)
+            if self.transcript.wait_beyond(said, Deadline.after(_AGAIN)):
+                return
