@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,15 @@ import pytest
 
 from labctl.build.obtain import obtain
 from labctl.config import Lab
+from labctl.deadline import Deadline
 from labctl.errors import ConfigError, DeployError
+from labctl.machine.bootserver import diskimage
+from labctl.machine.bootserver.loader import SAID
+from labctl.machine.bootserver.offer import describe
 from labctl.machine.session import Session
 from labctl.model import Build, Target, TargetConfig
 from labctl.virtualserver.client import VirtualServer
+from labctl.virtualserver.machine import OVMF
 from tests.virtual_servers import virtual_server
 
 pytestmark = pytest.mark.qemu
@@ -27,11 +33,17 @@ modules = ["virtio_pci", "virtio_net", "virtio_blk"]
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualServer]:
-    with virtual_server(tmp_path_factory.mktemp("lab"), memory=512 << 20) as running:
+@contextmanager
+def with_a_disk(root: Path, *, uefi: bool = False) -> Iterator[VirtualServer]:
+    with virtual_server(root, memory=512 << 20, uefi=uefi) as running:
         (running.lab_root / "kernel").mkdir()
         (running.lab_root / "kernel/net.toml").write_text(RECIPE)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualServer]:
+    with with_a_disk(tmp_path_factory.mktemp("lab")) as running:
         yield running
 
 
@@ -44,7 +56,7 @@ def build(server: VirtualServer) -> Build:
 def target(server: VirtualServer, disk: str = "1G", **more: Any) -> Target:
     s = server.settings
     drivers = {
-        "ipmi": {"host": "127.0.0.1", "port": s.bmc_port, "user": "admin", "password": f"file:{server.files.password}"},
+        "ipmi": {"host": "127.0.0.1", "port": s.bmc_port, "user": "admin", "password": f"file:{server.files.password}", "uefi": s.uefi},
         "serial": {"port": f"socket://127.0.0.1:{s.serial_port}"},
         "console_shell": {},
         "disk": {"port": s.boot_server_port, "url": f"http://10.0.2.2:{s.boot_port}", **more},
@@ -81,6 +93,26 @@ def test_cut_in_the_middle_it_goes_on_where_it_was_and_boots_from_the_disk(serve
     # Four pieces were there, or three, and the fourth in part: an image of the same build is the same, from its first piece on.
     assert "round 1: 3 of 7 pieces written" in log or "round 1: 4 of 7 pieces written" in log
     assert "round 2: 0 of 7 pieces written" in log
+
+
+@pytest.mark.skipif(not OVMF.exists(), reason="needs Debian's package ovmf")
+def test_by_uefi_the_disk_boots_and_a_byte_that_it_lost_is_told(tmp_path: Path) -> None:
+    with with_a_disk(tmp_path / "lab", uefi=True) as server:
+        build = obtain(Lab.find(server.lab_root), "net", progress=print)
+        (tmp_path / "run").mkdir()
+        with Session(target(server), build, tmp_path / "run") as session:
+            session.booted()
+            found = session.run("test -d /sys/firmware/efi && echo by-uefi; cat /proc/cmdline").output.splitlines()
+            assert found == ["by-uefi", session.append]
+            heard = session.transcript.read(0)
+            assert len(SAID.findall(heard)) == 2 * 3  # the installer came over the network, the build from the disk
+            # The same image again, to know where on the disk the kernel's bytes are.
+            kernel, initrd = (describe(path, "", "") for path in (build.kernel, build.initrd) if path is not None)
+            diskimage.make(tmp_path / "image", kernel, initrd, session.append, Deadline.after(60), "")
+            at = (tmp_path / "image").read_bytes().index(build.kernel.read_bytes()[1_000_000:1_000_032])
+            session.run(f"printf 'lost' | dd of=/dev/vda bs=1 seek={at} conv=notrunc,fsync")
+            with pytest.raises(DeployError, match=r"the loader on the disk starts nothing: kernel poly1305:[0-9a-f]{32} is not as sent"):
+                session.reset()
 
 
 def test_what_can_be_known_before_is_said_before_anything_is_powered(server: VirtualServer, build: Build, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 import pytest
 
-from labctl.machine.bootserver.loader import GAVE_UP, SAID, loaders
+from labctl.machine.bootserver.loader import SAID, loaders, refusal
 from labctl.machine.bootserver.offer import Offer, Shelf, describe
 from labctl.machine.bootserver.script import boot_script
 from labctl.machine.bootserver.seal import Seal
@@ -73,7 +73,7 @@ def said_by_the_loader(
             assert running.stdout is not None
             try:
                 heard, limit, pressed = b"", time.monotonic() + 120, False
-                while time.monotonic() < limit and not _is_over(heard, until):
+                while time.monotonic() < limit and not refusal(heard) and not (until and until in heard):
                     heard += os.read(running.stdout.fileno(), 4096)
                     if not pressed and b"command line..." in heard:
                         pressed = running.stdin.write(b" ") > 0
@@ -81,10 +81,6 @@ def said_by_the_loader(
                 return heard
             finally:
                 running.kill()
-
-
-def _is_over(heard: bytes, until: bytes) -> bool:
-    return bool(GAVE_UP.search(SAID.sub(b"", heard))) or b"is not as sent" in heard or bool(until and until in heard)
 
 
 def found(heard: bytes) -> list[tuple[str, bytes]]:

@@ -194,10 +194,8 @@ class Delivery:
                 sent = self._tags.get(part, "?")
                 raise self._failed(f"the {part} that arrived is not the one that was sent: poly1305:{tag} instead of poly1305:{sent}")
             found.setdefault(part, tag)
-        if len(found) < len(self._tags):
-            for words in loader.GAVE_UP.finditer(said):
-                if not loader.SAID.match(words[0]):
-                    raise self._failed(words["why"].decode(errors="replace"))
+        if len(found) < len(self._tags) and (why := loader.refusal(said)):
+            raise self._failed(why)
         return found
 
     def _lost(self, fetch: Fetch) -> DeployError:

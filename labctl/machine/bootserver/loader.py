@@ -25,7 +25,16 @@ _UEFI_FLAGS = (
 )
 _BOTH = ("check.h", "poly1305.h", "poly1305_long.h")
 SAID = re.compile(rb"labctl-loader: (?P<part>kernel|cmdline|initrd) poly1305:(?P<tag>[0-9a-f]{32}) (?P<how>ok|is not as sent)")
-GAVE_UP = re.compile(rb"labctl-loader: (?P<why>[^\r\n]{1,120})[\r\n]")
+_LINE = re.compile(rb"labctl-loader: (?P<why>[^\r\n]{1,120})[\r\n]")
+
+
+def refusal(said: bytes) -> str:
+    """Why the loader starts nothing, in its own words; empty if it has not said so."""
+    for line in _LINE.finditer(said):
+        found = SAID.match(line[0])
+        if found is None or found["how"] != b"ok":
+            return line["why"].decode(errors="replace")
+    return ""
 
 
 def loaders() -> dict[str, Path]:

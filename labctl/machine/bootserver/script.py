@@ -13,7 +13,7 @@ _SCRIPT = """#!ipxe
 echo labctl: fetching
 set loader {by_bios}
 iseq ${{platform}} efi && set loader {by_uefi} ||
-kernel /offer/{token}/${{loader}} key={key} {tags} || goto failed
+kernel /offer/{token}/${{loader}} {words} || goto failed
 {modules}
 boot || goto failed
 :failed
@@ -25,12 +25,10 @@ exit 1
 
 def boot_script(token: str, files: Iterable[str], seal: Seal) -> str:
     """For what ``files`` has of `PARTS`, each with its tag in ``seal``: the loader checks them."""
-    parts = [part for part in PARTS if part in files]
     return _SCRIPT.format(
         by_bios=BY_BIOS,
         by_uefi=BY_UEFI,
         token=token,
-        key=seal.key.hex(),
-        tags=" ".join(f"{part}={seal.tags[part]}" for part in parts),
-        modules="\n".join(f"module /offer/{token}/{part} || goto failed" for part in parts),
+        words=seal.words(),
+        modules="\n".join(f"module /offer/{token}/{part} || goto failed" for part in PARTS if part in files),
     )

@@ -32,6 +32,10 @@ class Seal:
         """Part → tag, in hexadecimal digits."""
         return self._tags
 
+    def words(self) -> str:
+        """As the loader's own command line has it, behind the loader's name."""
+        return " ".join((f"key={self.key.hex()}", *(f"{part}={tag}" for part, tag in self._tags.items())))
+
     def describe(self, part: str, path: Path, build: str, target: str) -> File:
         """A file as it is now, which gets its tag. DeployError if it is gone or cannot be read; HostToolMissing."""
         try:

@@ -22,7 +22,9 @@ from labctl.deadline import Deadline
 from labctl.errors import ConfigError, DeployError, Problem
 from labctl.machine.bootserver import diskimage
 from labctl.machine.bootserver.delivery import Delivery, parts_of
+from labctl.machine.bootserver.loader import refusal
 from labctl.machine.bootserver.offer import File, describe
+from labctl.machine.bootserver.startable import refuse_others
 from labctl.machine.lockfile import printable
 from labctl.machine.power import power_cycle
 from labctl.machine.protocols import BootDevice, DriverContext, Power
@@ -62,7 +64,7 @@ class Disk:
 
     _digest: str = field(default="", init=False)
     _spoke: int = field(default=0, init=False)
-    """Where in the transcript the installer's boot began."""
+    """Where in the transcript the latest boot began, the installer's or the build's."""
 
     @staticmethod
     def host_programs(_target: Target, options: Mapping[str, Any]) -> list[str]:
@@ -111,6 +113,10 @@ class Disk:
             found = f"the Power driver {type(self.power).__name__.lower()} cannot tell the machine what to boot from"
             raise ConfigError([Problem(f"targets/{target}.toml", "drivers.disk", found, "ipmi or redfish")])
         parts = parts_of(build, target)
+        if not (self.image and self.kernel):  # it goes to the disk, or is the installer
+            refuse_others(build.kernel, build.name, target)
+        if self.kernel:
+            refuse_others(Path(self.kernel), "the installer", target)
         image = self._image(parts, append, build, deadline)
         if self.context.target.config.disk is not None and image.size > self.context.target.config.disk:
             raise DeployError(
@@ -140,10 +146,14 @@ class Disk:
     def start(self, warm: bool, deadline: Deadline) -> int:
         if isinstance(self.power, BootDevice):
             self.power.boot_next("disk", deadline)
+        self._spoke = self.transcript.size
         return self.power.reset(deadline) if warm else power_cycle(self.power, deadline)
 
     def check(self) -> None:
-        """Nothing travels while it boots from its disk."""
+        """Nothing travels while it boots from its disk. By UEFI the loader on it says whether the disk gives back what was written."""
+        if not self.image and (why := refusal(self.transcript.read(self._spoke, self._spoke + (1 << 16)))):
+            target, tail = self.context.target.name, self.transcript.tail(10, self._spoke)
+            raise DeployError(f"the loader on the disk starts nothing: {why}", target=target, tail=tail)
 
     def arrived(self, ready: bool) -> str:
         return self._digest

@@ -19,6 +19,7 @@ from labctl.errors import ConfigError, DeployError, Problem
 from labctl.machine.bootserver.delivery import Delivery, parts_of
 from labctl.machine.bootserver.impatience import Impatience
 from labctl.machine.bootserver.seal import Seal
+from labctl.machine.bootserver.startable import refuse_others
 from labctl.machine.power import power_cycle
 from labctl.machine.protocols import BootDevice, Console, DriverContext, Power
 from labctl.machine.transcript import Transcript
@@ -66,6 +67,7 @@ class Netboot:
             raise ConfigError([Problem(f"targets/{target}.toml", "drivers.netboot", found, allowed)])
         seal = Seal()
         files = parts_of(build, target, seal)
+        refuse_others(build.kernel, build.name, target)
         if self.power.state(deadline) is PowerState.ON:
             raise DeployError("the machine is on; a build is put on it when it is off", target=target)
         self._delivery.put(files, append, seal)
