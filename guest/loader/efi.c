@@ -234,7 +234,7 @@ efi_status EFI start(efi_handle image, struct system_table *system)
 
 	uint32_t pe = look_at(&parts[0], words);
 	int is_old = !(uint16_t)get32(parts[0].bytes + pe + 24 + 44);
-	offer_initrd(with_initrd);
+	offer_initrd(with_initrd && !is_old);
 	kernel_path.first = (uint64_t)parts[0].bytes;
 	kernel_path.last = kernel_path.first + parts[0].size;
 	status = boot->load_image(0, image, &kernel_path.node, parts[0].bytes, parts[0].size, &handle);

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from labctl.deadline import Deadline
 from labctl.errors import DeployError
 from labctl.machine.session import Session, Watcher
-from labctl.model import Build, PowerState, Target, TargetConfig
+from labctl.model import Build, PowerState, Target, TargetConfig, build_digest
 from labctl.virtualserver.client import VirtualServer
 from tests.virtual_servers import virtual_server
 
@@ -69,3 +71,16 @@ def test_what_did_not_arrive_is_the_labs_fault(
         power = session.machine.power
     assert power.state(Deadline.after(30)) is PowerState.OFF
     assert not list(tmp_path.glob("*.offer"))
+
+
+def test_a_kernel_that_no_loader_starts_is_refused_before_anything_is_powered(
+    healthy: VirtualServer, debian: Build, tmp_path: Path
+) -> None:
+    """As the reference kernel is, or Xen."""
+    elf = tmp_path / "kernel"
+    elf.write_bytes(b"\x7fELF" + bytes(100))
+    build = replace(debian, kernel=elf, initrd=None, digest=build_digest(f"sha256:{hashlib.sha256(elf.read_bytes()).hexdigest()}", ""))
+    before = healthy.files.serial_log.read_bytes()
+    with Session(target(healthy), build, tmp_path) as session, pytest.raises(DeployError, match="is an ELF file: over the network"):
+        session.booted()
+    assert healthy.files.serial_log.read_bytes() == before

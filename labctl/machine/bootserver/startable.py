@@ -30,7 +30,7 @@ def refuse_others(kernel: Path, build: str, target: str) -> None:
         return
     if is_startable(head):
         return
-    what = "an ELF file" if head[:4] == b"\x7fELF" else "neither"
+    what = "an ELF file" if head[:4] == b"\x7fELF" else "another file"
     raise DeployError(
         f"the kernel of {build} is {what}: over the network a machine boots a bzImage of Linux, or by UEFI an EFI program for x86_64",
         target=target,
