@@ -1,7 +1,8 @@
 """A whole cell by network boot, on a virtual server behind a BMC, against the same cell by ``-kernel``. Reach: 1.3 x, and 10 s more.
 
 Whole processes of ``labctl run matrix``, in turn, for two suites: one boot with a command, and the suite ``boot`` with its seven power
-cycles, each of which is one. Then one boot of each side, to show where its time goes. Prints a table.
+cycles, each of which is one. Then one boot of each side, to show where its time goes. Prints a table. With ``--uefi`` both sides have that
+firmware: by ``-kernel`` it takes the kernel from QEMU.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ memory = "512M"
 disk = "2G"
 append = "console=ttyS0,115200"
 [drivers.qemu]
+{firmware}
 [drivers.console_shell]
 """
+UEFI = """extra = ["-drive", "if=pflash,format=raw,readonly=on,file={code}", "-drive", "if=pflash,format=raw,file={variables}"]"""
 ONE = """def test_uname(shell, build):
     assert shell("uname -r") == build.version
 """
 STAGES = {
     "firmware": b"SeaBIOS (version",
+    "UEFI speaks": b"\x1b[2J",
     "iPXE speaks": b"Open Source Network Boot Firmware",
     "it has an address": b"Next server",
     "kernel asked for": b"/kernel...",
@@ -59,18 +63,23 @@ def labctl(lab: Path, *words: str) -> float:
 
 
 @contextmanager
-def a_lab() -> Iterator[Path]:
+def a_lab(uefi: bool) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         lab = Path(name)
         for folder in ("targets", "suites/one", "kernel", "matrix"):
             (lab / folder).mkdir(parents=True)
         (lab / "lab.toml").write_text("schema = 1\n")
         (lab / "matrix/default.toml").write_text('schema = 1\nbuilds = ["*"]\ntargets = ["*"]\nsuites = ["*"]\n')
-        (lab / "targets/kernel.toml").write_text(SAME)
+        firmware = ""
+        if uefi:
+            variables = lab / "variables.fd"
+            shutil.copyfile("/usr/share/OVMF/OVMF_VARS_4M.fd", variables)
+            firmware = UEFI.format(code="/usr/share/OVMF/OVMF_CODE_4M.fd", variables=variables)
+        (lab / "targets/kernel.toml").write_text(SAME.format(firmware=firmware))
         (lab / "suites/one/test_one.py").write_text(ONE)
         shutil.copytree(ROOT / "suites/boot", lab / "suites/boot")
         shutil.copy(ROOT / "kernel/debian-cloud.toml", lab / "kernel/debian-cloud.toml")
-        labctl(lab, "virtual-server", "start", NAME, "--cpus", "1", "--memory", "512M")
+        labctl(lab, "virtual-server", "start", NAME, "--cpus", "1", "--memory", "512M", *(["--uefi"] if uefi else []))
         try:
             yield lab
         finally:
@@ -95,9 +104,10 @@ def stages(lab: Path, target: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--uefi", action="store_true")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
-    with a_lab() as lab:
+    with a_lab(options.uefi) as lab:
         labctl(lab, "build", "debian-cloud")
         print(f"{'cell':22} {'by -kernel':>12} {'by network':>12} {'more':>8} {'ratio':>7}   of each round; reach {RATIO}, {MORE:g} s")
         for suite in ("one", "boot"):

@@ -240,6 +240,7 @@ efi_status EFI start(efi_handle image, struct system_table *system)
 	status = boot->load_image(0, image, &kernel_path.node, parts[0].bytes, parts[0].size, &handle);
 	if (status)
 		refused("kernel", ": is not taken by the firmware: ", status);
+	boot->free_pages((uint64_t)parts[0].bytes, parts[0].size / 4096 + 1); /* the firmware has made an image of it */
 	if ((status = boot->handle_protocol(handle, &loaded_image_guid, &kernel)))
 		refused("kernel", ": was not loaded by the firmware: ", status);
 	kernel->device = self->device;

@@ -23,7 +23,8 @@ struct boot_services { /* 4.4 */
 	uint64_t (EFI *raise_level)(uint64_t level);
 	void (EFI *restore_level)(uint64_t level);
 	efi_status (EFI *allocate_pages)(uint32_t how, uint32_t type, uint64_t pages, uint64_t *address);
-	void *unused1[13];
+	efi_status (EFI *free_pages)(uint64_t address, uint64_t pages);
+	void *unused1[12];
 	efi_status (EFI *handle_protocol)(efi_handle handle, const efi_guid *protocol, void *interface);
 	void *unused2[3];
 	efi_status (EFI *locate_device_path)(const efi_guid *protocol, const efi_path **path, efi_handle *handle);

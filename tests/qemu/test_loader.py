@@ -4,6 +4,7 @@ and by UEFI."""
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import subprocess
 import time
@@ -94,7 +95,8 @@ def _heard(folder: Path, machine: str, more: list[str], until: bytes) -> bytes:
         try:
             heard, limit, pressed = b"", time.monotonic() + 120, False
             while time.monotonic() < limit and not refusal(heard) and not (until and until in heard):
-                heard += os.read(running.stdout.fileno(), 4096)
+                if select.select([running.stdout], [], [], 1)[0]:
+                    heard += os.read(running.stdout.fileno(), 4096)
                 if not pressed and b"command line..." in heard:
                     pressed = running.stdin.write(b" ") > 0
                     running.stdin.flush()
