@@ -80,10 +80,10 @@ static uint8_t *room(const char *part, uint64_t bytes)
 /* The whole of a file, with a zero behind it; 0 if there is none of this name. */
 static int read(struct file *folder, const char *name, struct part *part)
 {
-	uint16_t wide[8];
+	uint16_t wide[8] = { 0 };
 	struct file *file;
 	uint64_t size = 0;
-	for (int i = 0; i < 8; i++)
+	for (int i = 0; i < 7 && name[i]; i++)
 		wide[i] = (uint8_t)name[i];
 	if (folder->open(folder, &file, wide, READ_ONLY, 0))
 		return 0;

@@ -121,6 +121,7 @@ class Machine:
             raise PowerError("the machine is off")
         self._order(self.boot_device)
         self.boot_device = UNSET
+        self._renew_network()
         self._qmp("system_reset")
 
     def forget_boot_device(self) -> None:
@@ -135,6 +136,18 @@ class Machine:
         """The network cable."""
         if self.is_on:
             self._qmp("set_link", name="n0", up=plugged)
+
+    def _renew_network(self) -> None:
+        """Connections of before the reset are none any more. QEMU's user network keeps what nobody closed, and a new connection from the
+        port of an old one then gets no answer. Seen with iPXE by UEFI, which closes none."""
+        self._qmp("netdev_del", id="hub0")
+        self._qmp("netdev_del", id="user0")
+        self._qmp("netdev_add", type="user", id="user0", hostfwd=[{"str": self._forwarded}])
+        self._qmp("netdev_add", type="hubport", id="hub0", hubid=0, netdev="user0")
+
+    @property
+    def _forwarded(self) -> str:
+        return f"tcp:{LOOPBACK}:{self.settings.ssh_port}-:22"
 
     def _qmp(self, command: str, **arguments: Any) -> Any:
         if self._process is None or not self.is_on:
@@ -153,7 +166,7 @@ class Machine:
     def _arguments(self) -> list[str]:
         s = self.settings
         accelerator = choose("auto").name
-        network = f"user,id=user0,hostfwd=tcp:{LOOPBACK}:{s.ssh_port}-:22"
+        network = f"user,id=user0,hostfwd={self._forwarded}"
         firmware = []
         if s.uefi:
             code = {"driver": "file", "node-name": "code0", "filename": str(OVMF / _CODE), "read-only": True}
