@@ -30,6 +30,8 @@ class _Listener:
         self._news = asyncio.Event()
         self._taken = asyncio.Event()
         self._stalled = False
+        self._lives = 0
+        """Of the machine, that were begun without what was kept of the one before."""
 
     async def tell(self, data: bytes) -> int:
         """Bytes that it misses."""
@@ -52,14 +54,26 @@ class _Listener:
         while True:
             await self._news.wait()
             while self._kept:
-                piece = bytes(self._kept[:CHUNK])
+                piece, lives = bytes(self._kept[:CHUNK]), self._lives
                 if self._pace is not None:
                     await self._pace.take(len(piece))
+                    if lives != self._lives:
+                        self._pace.forget()  # it took this piece for told
+                        continue
                 self._writer.write(piece)
                 await self._writer.drain()
                 del self._kept[: len(piece)]
                 self._taken.set()
             self._news.clear()
+
+    def begin_life(self) -> None:
+        """The machine is about to start. What an earlier life said, and who listened to it went without taking, is for nobody: a BMC gives
+        whoever comes next what is said from then on, and a console that began with an old boot's end would be taken for this one's."""
+        if self._pace is not None and self._kept and self._pace.abandoned:
+            self._kept.clear()
+            self._lives += 1
+            self._pace.forget()
+            self._taken.set()
 
     def leave(self) -> None:
         """Nobody waits for it any longer."""
@@ -108,6 +122,8 @@ class Hub:
     async def attach(self, serial: SerialLine) -> None:
         """The serial port of a machine that is about to start; that of an earlier one is read to its end first."""
         await self.detach()
+        for listener in self._listeners:
+            listener.begin_life()
         loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
         said, typed = os.fdopen(serial.reads, "rb", buffering=0), os.fdopen(serial.writes, "wb", buffering=0)
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), said)

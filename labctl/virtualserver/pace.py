@@ -17,6 +17,9 @@ WINDOW = 8192
 """Bytes that may be on their way: half of what the simulator's SOL holds, for the count is not exact."""
 SILENT = 3.0
 """Seconds without a packet after which nobody is waited for: to a listener that is there the simulator repeats itself each second."""
+_ABANDONED = 1.5
+"""Seconds without a packet of the listener's after which it is taken to be gone when the machine's next life begins: one that is there
+answers the simulator, which repeats itself each second."""
 _RMCP_PLUS = 6
 _SOL = 1
 _ENCRYPTED = 0x80
@@ -53,7 +56,9 @@ class Pace:
         """The listener has said something since the simulator's last packet."""
         self._last = b""
         self._seen = 0.0
-        """When the simulator last sent a packet of SOL."""
+        """When the last packet of SOL passed, either way."""
+        self._heard = 0.0
+        """When the listener's last one did."""
         self._room = asyncio.Event()
 
     def heard(self, packet: bytes) -> None:
@@ -63,7 +68,7 @@ class Pace:
         if not self._listening:
             self._listening, self._untold = True, 0
         self._answered = True
-        self._seen = time.monotonic()
+        self._seen = self._heard = time.monotonic()
 
     def said(self, packet: bytes) -> None:
         """By the simulator, to the listener."""
@@ -75,6 +80,16 @@ class Pace:
             self._untold = max(0, self._untold - count)
         self._answered, self._last = False, packet
         self._seen = time.monotonic()
+        self._room.set()
+
+    @property
+    def abandoned(self) -> bool:
+        """The simulator has not sent on what it was told, and nobody has answered it for long."""
+        return self._untold > 0 and time.monotonic() - self._heard > _ABANDONED
+
+    def forget(self) -> None:
+        """Nobody listens, and nobody is waited for, until somebody is heard."""
+        self._listening, self._untold = False, 0
         self._room.set()
 
     async def take(self, count: int) -> None:

@@ -18,12 +18,16 @@ import pytest
 
 from labctl.machine.serialline import by_pipes
 from labctl.virtualserver import hub as hub_module
+from labctl.virtualserver import pace as pace_module
 from labctl.virtualserver import settings
 from labctl.virtualserver.faults import FAULTS, argument_of
 from labctl.virtualserver.hub import Hub
+from labctl.virtualserver.pace import WINDOW, Pace
 from labctl.virtualserver.web import Wire, relay
 
 FLOOD = b"".join(b"%07d of a flood that a machine says on its serial port\n" % i for i in range(18_000))  # 1 MB
+_OF_SOL = bytes([6, 0, 0xFF, 7, 6, 1])
+"""A packet's beginning: IPMI 2.0, 13.6."""
 
 
 def free_port() -> int:
@@ -131,6 +135,40 @@ def test_a_listener_that_takes_nothing_stops_nobody_for_ever(tmp_path: Path, mon
         assert read(fast, len(FLOOD)) == FLOOD
     assert hub.missed > 0
     assert (tmp_path / "serial.log").read_bytes() == FLOOD
+
+
+def test_a_machines_next_life_is_not_heard_behind_what_nobody_took_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever had the SOL was killed in the middle of a boot: what the machine said then is not the next boot's."""
+    monkeypatch.setattr(pace_module, "_ABANDONED", 0.3)
+
+    async def run() -> bytes:
+        hub, pace = Hub(tmp_path / "serial.log"), Pace()
+        heard = b""
+        async with await hub.listen("127.0.0.1", port := free_port(), pace):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            while not hub.listeners:
+                await asyncio.sleep(0.01)
+            pace.heard(_OF_SOL)  # and is never heard again
+            for life in (b"old " * 5000, b"new"):
+                line = by_pipes()
+                assert line.stdin is not None
+                assert line.stdout is not None
+                await hub.attach(line)
+                with os.fdopen(line.stdout, "wb", buffering=0) as says:
+                    says.write(life)
+                await asyncio.sleep(0.5)
+                os.close(line.stdin)
+            while not heard.endswith(b"new"):
+                heard += await asyncio.wait_for(reader.read(65536), 5)
+            writer.close()
+            await hub.detach()
+        return heard
+
+    heard = asyncio.run(run())
+    assert len(heard) == WINDOW + len(b"new")  # what the simulator had room for, which it throws away when somebody comes
+    assert (tmp_path / "serial.log").read_bytes() == b"old " * 5000 + b"new"
 
 
 # --- the way to the boot server
