@@ -25,6 +25,7 @@ append = "console=ttyS0,115200"
 
 # To have builds written to its disk, put [drivers.disk] in the place of [drivers.netboot], with the same port, and with
 # url = "http://10.0.2.2:{boot_port}"
+# The build that is written is the installer too: its recipe needs modules = ["virtio_pci", "virtio_net", "virtio_blk"].
 [drivers.netboot]
 port = {boot_server_port}
 
