@@ -8,6 +8,7 @@
     │   ├── TargetBusy         somebody else holds the target
     │   ├── HostToolMissing    a program or a right that the host lacks
     │   ├── PowerError         a power verb did not become true
+    │   │   └── LeftOn           the machine could not be switched off, and may be on for as long as nobody does it
     │   ├── ConsoleLost        the console ended while the machine did not
     │   ├── DeployError        the build could not be put on the target
     │   ├── ManagementError    a BMC, QMP or PDU answered wrongly or not at all
@@ -109,6 +110,10 @@ class HostToolMissing(InfraError):
 
 class PowerError(InfraError):
     """A power verb did not become true in time."""
+
+
+class LeftOn(PowerError):
+    """Nobody holds the machine any more, and it may still be on."""
 
 
 class ConsoleLost(InfraError):

@@ -586,6 +586,8 @@ class Attempt:
     machine_events: tuple[MachineEvent, ...] = ()
     arrived: tuple[str, ...] = ()
     """Of each boot whose build travelled, the digest of what the machine proved to have got, in their order."""
+    remedy: str = ""
+    """What can be done about it, in a line; empty where the lab knows nothing."""
 
 
 @dataclass(frozen=True, slots=True)

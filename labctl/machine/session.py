@@ -25,6 +25,7 @@ from labctl.errors import (
     InfraError,
     KernelCrash,
     LabctlError,
+    LeftOn,
     ManagementError,
     PowerError,
     Problem,
@@ -567,7 +568,12 @@ class Session:
             except (PowerError, ManagementError) as error:
                 # A machine that is left on costs more than a second try; the fault is told all the same.
                 self.transcript.note(f"powered off again: {error.message}")
-                self.machine.power.off(Deadline.after(POWER_DEADLINE))
+                try:
+                    self.machine.power.off(Deadline.after(POWER_DEADLINE))
+                except InfraError as again:
+                    name = self.target.name
+                    words = f"{name} may still be on: {again.message}"
+                    raise LeftOn(words, target=name, remedy=f"labctl power off {name}") from again
                 raise
 
     def _release(self) -> None:

@@ -126,6 +126,8 @@ def failure(result: CellResult) -> RenderableType:
     parts: list[RenderableType] = [_unbroken(title), Text(f"  {one_line(result.reason) or 'no reason given'}")]
     attempt = failing_attempt(result)
     if attempt is not None:
+        if attempt.remedy and attempt.remedy not in attempt.reproduce:
+            parts.append(_unbroken(Text(f"  try: {one_line(attempt.remedy)}")))
         parts += [*_lines_of_the_suite(attempt), *_evidence(attempt)]
     return Group(*parts)
 
@@ -210,6 +212,7 @@ def as_json(run: RunResult, report: Path | None) -> dict[str, Any]:
                 "attempts": len(result.attempts),
                 "duration_s": round(result.duration_s, 6),
                 "reason": result.reason,
+                "remedy": attempt.remedy if (attempt := failing_attempt(result)) else "",
                 "failed": [{"test": t.name, "reason": t.reason, "where": list(t.where)} for t in _failed_tests(result)],
                 "reused_from": result.reused.run if result.reused else None,
                 "samples": [

@@ -149,6 +149,7 @@ def _story(result: CellResult, anchor: str, links: _Links) -> Shown:
         "tests_more": max(0, len(tests) - 10),
         "excerpt": excerpt(attempt.excerpt, EXCERPT_LINES, cause=cause) if attempt and attempt.excerpt.strip() else "",
         "reproduce": attempt.reproduce.strip() if attempt else "",
+        "remedy": one_line(attempt.remedy, 300) if attempt and attempt.remedy not in attempt.reproduce else "",
         "links": links.of_attempt(attempt) if attempt else [],
     }  # fmt: skip
 

@@ -17,6 +17,7 @@ from labctl.errors import (
     InfraError,
     KernelCrash,
     LabctlError,
+    LeftOn,
     MeasurementInvalid,
     TargetFailure,
     TargetHung,
@@ -62,6 +63,13 @@ class _Failure:
         """The lines around the cause."""
         of_error = self.error.excerpt if isinstance(self.error, KernelCrash) else getattr(self.error, "tail", "")
         return of_error or self.tail
+
+
+def _besides(others: int, spoken: BaseException | None, left_on: LeftOn | None) -> str:
+    """How many other tests failed; a machine that was left on is named, whatever else is the cause."""
+    if left_on is None or left_on is spoken:
+        return f" (and {others} more)" if others else ""
+    return (f" (and {others - 1} more)" if others > 1 else "") + f"; and {left_on.title}"
 
 
 @dataclass
@@ -297,6 +305,7 @@ class CellAttempt:
         """Power off, give everything back, write the attempt's end."""
         self._record_events()
         reproduce = ""
+        left_on: LeftOn | None = None
         if self.failures and self.held:
             with suppress(LabctlError):  # how to see it by hand is a help, never a reason to fail
                 reproduce = "\n".join(session.reproduce for session in self._sessions.values())
@@ -305,6 +314,7 @@ class CellAttempt:
                 self._machine_stack.close()
         except InfraError as error:
             self.add(TestResult("power off", Outcome.ERROR, 0.0, error.title), error)
+            left_on = error if isinstance(error, LeftOn) else None
         outcome = attempt_outcome(result.outcome for result in self.results)
         # The most specific cause speaks for the attempt: a panic, though an assertion failed before it.
         worst = min((f for f in self.failures if f.result.outcome is outcome), key=_Failure.rank, default=None)
@@ -313,10 +323,11 @@ class CellAttempt:
         warmth = ON_A_COPY if self.copied and not mistaken else ""
         self.record.finish(
             outcome,
-            reason=warmth + worst.result.reason + (f" (and {others} more)" if others else "") if worst else self._skipped(outcome),
+            reason=warmth + worst.result.reason + _besides(others, worst.error, left_on) if worst else self._skipped(outcome),
             error=type(worst.error).__name__ if worst and isinstance(worst.error, LabctlError) else "",
             excerpt=worst.excerpt if worst else "",
             reproduce=reproduce,
+            remedy="; ".join(dict.fromkeys(e.remedy for e in (left_on, worst and worst.error) if isinstance(e, LabctlError) and e.remedy)),
         )
         self._stack.close()
 

@@ -370,6 +370,7 @@ def _read_attempt(folder: Path, number: int, unended: str) -> tuple[Attempt, flo
         kernel_stamps=stamps,
         excerpt=records.text(about.get("excerpt"), ""),
         reproduce=records.text(about.get("reproduce"), ""),
+        remedy=records.text(about.get("remedy"), ""),
         folder=folder,
         complete=end is not None,
         waited_s=waited,

@@ -237,7 +237,9 @@ class AttemptWriter:
         """The machine's own event log has gained an entry."""
         self.event("machine", number=event.number, at=event.at, text=records.clip(event.text))
 
-    def finish(self, outcome: Outcome, *, reason: str = "", error: str = "", excerpt: str = "", reproduce: str = "") -> None:
+    def finish(
+        self, outcome: Outcome, *, reason: str = "", error: str = "", excerpt: str = "", reproduce: str = "", remedy: str = ""
+    ) -> None:
         """The attempt's own outcome, which stands whatever its tests say. ``error`` is the name of the error's class."""
         self.event(
             "end",
@@ -247,6 +249,7 @@ class AttemptWriter:
             error=error,
             excerpt=excerpt,
             reproduce=reproduce,
+            **({"remedy": remedy} if remedy else {}),
         )
         self._events.sync()
 

@@ -54,6 +54,21 @@ def test_a_failure_has_cause_console_and_a_command_that_can_be_pasted() -> None:
     assert "[    1.205377] Kernel panic" in console, "the lines shown are those around the cause"
 
 
+def test_what_can_be_done_about_a_failure_is_told_unless_the_command_says_it() -> None:
+    run = failing_run(FOLDER)
+    number, result = next((n, r) for n, r in enumerate(run.cells) if r.cell.id == "debian-cloud-previous/qemu-4c-2g/boot")
+
+    def with_remedy(remedy: str) -> RunResult:
+        attempts = (*result.attempts[:-1], replace(result.attempts[-1], remedy=remedy))
+        return replace(run, cells=(*run.cells[:number], replace(result, attempts=attempts), *run.cells[number + 1 :]))
+
+    mended = with_remedy("labctl power off rack1")
+    assert "\n  try: labctl power off rack1\n" in printed(mended)
+    assert as_json(mended, None)["cells"][number]["remedy"] == "labctl power off rack1"
+    assert "try:" not in printed(run)
+    assert "try:" not in printed(with_remedy(QEMU))
+
+
 def test_what_is_pasted_and_what_the_console_said_is_whole_wherever_it_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     line = "[    1.205377] " + " ".join(f"word{n}" for n in range(40))
     run = crashed_run(line)
@@ -161,6 +176,7 @@ def test_json_is_what_was_promised() -> None:
         "attempts",
         "duration_s",
         "reason",
+        "remedy",
         "failed",
         "reused_from",
         "samples",
