@@ -47,9 +47,13 @@ _ASKS_THE_TERMINAL = b"\x1b[6n"
 
 
 def folder_of(target: str, lab_root: Path) -> Path:
-    """Where a target's keeper lives. Only its user may enter. Short, for a socket's path has 107 bytes."""
+    """Where a target's keeper lives."""
+    return runtime_folder(hashlib.sha256(f"{lab_root.resolve()}\0{target}".encode()).hexdigest()[:16])
+
+
+def runtime_folder(key: str) -> Path:
+    """A folder for a keeper's socket. Only its user may enter. Short, for a socket's path has 107 bytes."""
     base = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/labctl-{os.getuid()}")  # noqa: S108  # made 0700 and checked below
-    key = hashlib.sha256(f"{lab_root.resolve()}\0{target}".encode()).hexdigest()[:16]
     folder = base / "labctl-keepers" / key
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for part in (folder, folder.parent):

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from labctl.deadline import Deadline
-from labctl.errors import InfraError, LabctlError, ManagementError, TargetBusy
-from labctl.machine.keeper import folder_of
-from labctl.machine.lockfile import attempts
+from labctl.errors import InfraError, ManagementError, TargetBusy
 from labctl.process import Child, detach, start
-from labctl.virtualserver import machine, settings, sshconsole, targetfile
+from labctl.virtualserver import machine, running, settings, sshconsole, targetfile
 from labctl.virtualserver.settings import Files, Settings
 
 START = 30.0
 """Seconds that a virtual server may take to come up, on a loaded host."""
+_TRY = "  try: "
+_LAST_WORDS = 5.0
+"""Seconds that a keeper which has hung up may take to end."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class VirtualServer:
 
     @property
     def running(self) -> bool:
-        return self.files.folder.is_dir() and self.status() is not None
+        return self.status() is not None
 
     def status(self) -> dict[str, Any] | None:
         """What its keeper says, or None if it does not run."""
@@ -71,20 +70,31 @@ class VirtualServer:
 
     def stop(self) -> bool:
         """Returns when none of its processes is left; False if there was none. Its target file goes, unless it was changed by hand."""
+        if not self.files.folder.is_dir():
+            return False
         with self._alone():
-            asked = self._ask({"verb": "stop"}) is not None
-            with _locked(self._runtime / "keeper.lock", Deadline.after(START), f"virtual server {self.name} does not end"):
-                targetfile.remove(self.target_file)
-        return asked
+            return self._stop()
 
     def delete(self) -> None:
         """Stop it, and forget its disk, its logs and its addresses."""
-        self.stop()
-        shutil.rmtree(self.files.folder, ignore_errors=True)
+        if not self.files.folder.is_dir():
+            return
+        with self._alone():
+            self._stop()
+            shutil.rmtree(self.files.folder, ignore_errors=True)
+
+    def _stop(self) -> bool:
+        """See `stop`; for whoever is alone."""
+        place = running.place_of(self.files.keeper_lock)
+        asked = self._ask({"verb": "stop"}) is not None
+        remedy = f"kill {place.pid}" if place is not None and place.pid else ""
+        with running.locked(self.files.keeper_lock, Deadline.after(START), f"virtual server {self.name} does not end", remedy) as lock:
+            running.clear(lock)
+            targetfile.remove(self.target_file)
+        return asked
 
     def prepare(self, *, cpus: int, memory: int, disk: int, redfish: bool, uefi: bool) -> Settings:
-        """Make its folder, or find what an earlier start left: its disk and addresses stay, its size is as asked now."""
-        self.files.make()
+        """Make it, or find what an earlier start left: its disk and addresses stay, its size is as asked now."""
         if redfish:
             sshconsole.make_host_key(self.files)
         if uefi:
@@ -103,6 +113,7 @@ class VirtualServer:
         if ``targets/NAME.toml`` is a file of somebody else.
         """
         targetfile.check(self.target_file)
+        self.files.make()
         with self._alone():
             if self._ask({"verb": "status"}) is not None:
                 raise TargetBusy(f"virtual server {self.name} runs already", remedy=f"labctl virtual-server stop {self.name}")
@@ -113,53 +124,71 @@ class VirtualServer:
 
     @property
     def socket(self) -> Path:
-        """Its keeper's: see `labctl.virtualserver.serve`."""
-        return self._runtime / "socket"
-
-    @property
-    def _runtime(self) -> Path:
-        """Where its socket is: short, for a socket's path has 107 bytes."""
-        return folder_of(f"virtual-server {self.name}", self.lab_root)
+        """Its keeper's: see `labctl.virtualserver.serve`. ManagementError if it does not run."""
+        place = running.place_of(self.files.keeper_lock)
+        if place is None:
+            raise self._not_running()
+        return place.socket
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One start or stop at a time."""
-        with _locked(self._runtime / "verb.lock", Deadline.after(2 * START), f"virtual server {self.name} is being started or stopped"):
+        otherwise = f"virtual server {self.name} is being started or stopped"
+        with running.locked(self.files.verb_lock, Deadline.after(2 * START), otherwise):
             yield
 
     def _start(self, owned: bool) -> Child | None:
-        path = self._runtime / "socket"
-        path.unlink(missing_ok=True)
-        with (
-            socket.socket(socket.AF_UNIX) as connection,
-            socket.socket(socket.AF_UNIX) as listener,
-            _locked(self._runtime / "keeper.lock", Deadline.after(START), f"an earlier virtual server {self.name} does not end") as lock,
-        ):
-            listener.bind(str(path))
-            listener.listen(64)
-            connection.connect(str(path))
-            connection.sendall(b'{"verb": "status"}\n')
-            argv = [sys.executable, "-m", "labctl.virtualserver.serve", str(self.files.folder), str(listener.fileno()), str(lock)]
-            child = None
-            if owned:
-                with self.files.log.open("wb") as log:
-                    child = start(argv, pass_fds=[listener.fileno(), lock], stdout=log, stderr=log)
-            else:
-                detach(argv, [listener.fileno(), lock], self.files.log)
-            listener.close()
-            try:
+        child = None
+        try:
+            with (
+                socket.socket(socket.AF_UNIX) as connection,
+                socket.socket(socket.AF_UNIX) as listener,
+                self._free_for_keeper(f"an earlier virtual server {self.name} does not end") as lock,
+            ):
+                running.clear(lock)
+                place = running.new_place()
+                running.say(lock, place)
+                listener.bind(str(place.socket))
+                listener.listen(64)
+                connection.connect(str(place.socket))
+                connection.sendall(b'{"verb": "status"}\n')
+                argv = [sys.executable, "-m", "labctl.virtualserver.serve", str(self.files.folder), str(listener.fileno()), str(lock)]
+                if owned:
+                    with self.files.log.open("wb") as log:
+                        child = start(argv, pass_fds=[listener.fileno(), lock], stdout=log, stderr=log)
+                else:
+                    detach(argv, [listener.fileno(), lock], self.files.log)
+                listener.close()
                 _answer(connection, self.name)
-            except LabctlError as error:
-                log_lines = self.files.log.read_text(errors="replace").strip().splitlines()
-                if child is not None:
-                    child.kill()
-                raise InfraError(log_lines[-1] if log_lines else error.message, target=self.name) from None
+        except ManagementError as error:
+            if child is not None:
+                child.wait(Deadline.after(_LAST_WORDS))
+                child.kill()
+            # It says why at its very end, after its end of the connection is gone.
+            with suppress(TargetBusy), self._free_for_keeper("", Deadline.after(_LAST_WORDS)) as lock:
+                running.clear(lock)
+            raise self._last_words() or InfraError(error.message, target=self.name) from None
         return child
 
+    def _last_words(self) -> InfraError | None:
+        """Why its keeper ended, as it said: an error as labctl prints it, or anything."""
+        match self.files.log.read_text(errors="replace").strip().splitlines():
+            case [*_, message, remedy] if remedy.startswith(_TRY):
+                return InfraError(message, target=self.name, remedy=remedy.removeprefix(_TRY))
+            case [*_, message]:
+                return InfraError(message, target=self.name)
+        return None
+
+    def _free_for_keeper(self, otherwise: str, deadline: Deadline | None = None) -> AbstractContextManager[int]:
+        return running.locked(self.files.keeper_lock, deadline or Deadline.after(START), otherwise)
+
     def _ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        place = running.place_of(self.files.keeper_lock)
+        if place is None:
+            return None
         with socket.socket(socket.AF_UNIX) as connection:
             try:
-                connection.connect(str(self._runtime / "socket"))
+                connection.connect(str(place.socket))
             except OSError:
                 return None
             with suppress(OSError):  # the answer, or that there is none, says it better
@@ -169,8 +198,11 @@ class VirtualServer:
     def _must(self, request: dict[str, Any]) -> dict[str, Any]:
         answer = self._ask(request)
         if answer is None:
-            raise ManagementError(f"virtual server {self.name} does not run", remedy=f"labctl virtual-server start {self.name}")
+            raise self._not_running()
         return answer
+
+    def _not_running(self) -> ManagementError:
+        return ManagementError(f"virtual server {self.name} does not run", remedy=f"labctl virtual-server start {self.name}")
 
 
 def all_of(lab_root: Path) -> list[VirtualServer]:
@@ -192,19 +224,3 @@ def _answer(connection: socket.socket, name: str) -> dict[str, Any]:
     if "error" in answer:
         raise ManagementError(str(answer["error"]), target=name)
     return answer
-
-
-@contextmanager
-def _locked(path: Path, deadline: Deadline, otherwise: str) -> Iterator[int]:
-    """Hold a lock; TargetBusy if it is not free in time. A descriptor that a child inherits holds it as long as the child lives."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        for _ in attempts(deadline):
-            with suppress(BlockingIOError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-        else:
-            raise TargetBusy(otherwise)
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -13,9 +13,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from labctl.deadline import Deadline
 from labctl.errors import InfraError, LabctlError, PowerError
 from labctl.machine.accel import choose
 from labctl.process import Child, start
-from labctl.virtualserver import bmc, faults, web
+from labctl.virtualserver import bmc, faults, running, web
 from labctl.virtualserver.hub import Hub
 from labctl.virtualserver.lan import Cable, Relay, relay_tcp
 from labctl.virtualserver.machine import HOST, PROXY, Machine
@@ -36,10 +36,12 @@ _LINE = 65536
 
 
 class Keeper:
-    def __init__(self, settings: Settings, files: Files, keeper_socket: Path) -> None:
+    def __init__(self, settings: Settings, files: Files, keeper_socket: Path, is_gone: Callable[[], bool] = lambda: False) -> None:
+        """``is_gone``: whether its folder was deleted, so that nobody can find this keeper any more."""
         self.settings = settings
         self.files = files
         self.socket = keeper_socket
+        self._is_gone = is_gone
         self.machine = Machine(settings, files)
         self.hub = Hub(files.serial_log)
         self.cable = Cable()
@@ -66,20 +68,20 @@ class Keeper:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._in_machine_thread, self.machine.off)
             s = self.settings
-            try:
-                pace = Pace()
+            pace = Pace()
+            with _port(s.name, s.serial_port):
                 await stack.enter_async_context(await self.hub.listen(LOOPBACK, s.serial_port))
                 await stack.enter_async_context(await self.hub.listen(SIMULATOR, s.serial_port, pace))
+            with _port(s.name, s.boot_port):
                 await stack.enter_async_context(await web.relay(self.wire, s.boot_port, s.boot_server_port))
+            with _port(s.name, s.bmc_port):
                 await Relay.listen(self.cable, s.bmc_port, pace)
-                if s.redfish:
-                    # What it leads to listens behind it.
+            if s.redfish:
+                with _port(s.name, s.redfish_port):  # what it leads to listens behind it
                     await stack.enter_async_context(await relay_tcp(self.cable, s.redfish_port, s.sim_port))
+                with _port(s.name, s.ssh_console_port):
                     to_console = await relay_tcp(self.cable, s.ssh_console_port, s.ssh_console_port, SIMULATOR, console=True)
                     await stack.enter_async_context(to_console)
-            except OSError as error:
-                remedy = f"labctl virtual-server delete {s.name}"
-                raise InfraError(f"a port of the virtual server is taken: {error}", remedy=remedy) from None
             choose("auto")  # found out now, not at the first power-on
             control = await asyncio.start_unix_server(self._answer, sock=listener, limit=_LINE)
             # Its console port is asked from another thread than this, which must stay free for its chassis commands.
@@ -121,10 +123,11 @@ class Keeper:
             child.wait(Deadline.after(0.05))
 
     async def _watch(self, parts: Mapping[str, Child]) -> None:
-        """A virtual server without its BMC is none."""
-        while not (dead := [name for name, child in parts.items() if child.status is not None]):
+        """A virtual server without its BMC is none, nor is one without its folder."""
+        while not (dead := [name for name, child in parts.items() if child.status is not None]) and not self._is_gone():
             await asyncio.sleep(0.5)
-        print(f"{dead[0]} ended with status {parts[dead[0]].status}", file=sys.stderr, flush=True)  # noqa: T201  # its log
+        why = f"{dead[0]} ended with status {parts[dead[0]].status}" if dead else f"{self.files.folder} was deleted"
+        print(why, file=sys.stderr, flush=True)  # noqa: T201  # its log
         self.ended.set()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -334,6 +337,19 @@ class Keeper:
         self._begin(pull())
 
 
+@contextmanager
+def _port(name: str, port: int) -> Iterator[None]:
+    """InfraError that names the port, if it cannot be had within."""
+    try:
+        yield
+    except OSError as error:
+        raise InfraError(
+            f"its port {port} is not to be had: {os.strerror(error.errno) if error.errno else error}",
+            remedy=f"ss -lnptu 'sport = :{port}' says who has it; if that is a lab of which this is a copy, labctl virtual-server delete "
+            f"{name} here: its next start has other ports, and an empty disk",
+        ) from None
+
+
 def main(folder: Path, listener_fd: int, lock_fd: int) -> None:
     os.set_inheritable(lock_fd, False)  # it tells that the keeper lives, not one of its children
     files = Files(folder)
@@ -342,14 +358,15 @@ def main(folder: Path, listener_fd: int, lock_fd: int) -> None:
         raise InfraError(f"{files.settings} is gone")
     with socket.socket(fileno=listener_fd) as listener:
         keeper_socket = Path(listener.getsockname())
+        running.say(lock_fd, running.Place(keeper_socket, os.getpid()))
         try:
-            asyncio.run(Keeper(settings, files, keeper_socket).serve(listener))
+            asyncio.run(Keeper(settings, files, keeper_socket, lambda: running.is_gone(lock_fd)).serve(listener))
         finally:
-            keeper_socket.unlink(missing_ok=True)
+            running.remove(keeper_socket)
 
 
 if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
     except LabctlError as error:
-        sys.exit(str(error).replace("\n", " "))
+        sys.exit(str(error))

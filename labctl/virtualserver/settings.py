@@ -110,6 +110,16 @@ class Files:
     def log(self) -> Path:
         return self.folder / "keeper.log"
 
+    @property
+    def keeper_lock(self) -> Path:
+        """Held by its keeper as long as it lives: see `labctl.virtualserver.running`."""
+        return self.folder / "keeper.lock"
+
+    @property
+    def verb_lock(self) -> Path:
+        """Held by whoever starts or stops it."""
+        return self.folder / "verb.lock"
+
 
 def names(lab_root: Path) -> list[str]:
     """Virtual servers that were started here and not deleted."""

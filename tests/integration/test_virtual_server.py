@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +16,7 @@ import pexpect
 import pytest
 
 from labctl.deadline import Deadline
-from labctl.errors import ConfigError, ManagementError, TargetBusy
+from labctl.errors import ConfigError, InfraError, ManagementError, TargetBusy
 from labctl.machine.polling import until
 from labctl.virtualserver.client import VirtualServer
 from tests.leftovers import our_machines
@@ -147,6 +149,43 @@ def test_two_at_once_do_not_know_each_other(server: VirtualServer, tmp_path: Pat
     with virtual_server(tmp_path) as other:
         ipmitool(other, "power", "on")
         assert "is off" in ipmitool(server, "power", "status")
+
+
+def test_in_a_lab_that_is_moved_it_is_found_and_stopped(tmp_path: Path) -> None:
+    with virtual_server(tmp_path / "lab") as server:
+        ipmitool(server, "power", "on")
+        moved = VirtualServer((tmp_path / "lab").rename(tmp_path / "moved"), server.name)
+        with pytest.raises(TargetBusy, match="runs already"):
+            moved.start(cpus=1, memory=256 << 20, disk=1 << 30)
+        assert moved.stop()
+        assert eventually(lambda: not processes_of(server), 2)
+        assert not moved.target_file.exists()
+        with virtual_server(moved.lab_root, name=server.name) as again:
+            assert "is off" in ipmitool(again, "power", "status")
+            assert f"file:{moved.files.password}" in again.target_file.read_text()
+
+
+def test_what_runs_in_a_lab_is_not_touched_from_a_copy(server: VirtualServer, tmp_path: Path) -> None:
+    ipmitool(server, "power", "on")
+    copied = VirtualServer(Path(shutil.copytree(tmp_path, tmp_path / "copy")), server.name)
+    assert not copied.running
+    taken = rf"port {server.settings.serial_port} is not to be had: Address already in use\n  try: ss .*labctl virtual-server delete"
+    with pytest.raises(InfraError) as refused:
+        copied.start(cpus=1, memory=256 << 20, disk=1 << 30)
+    assert re.search(taken, str(refused.value))
+    assert not copied.stop()
+    copied.delete()
+    assert not copied.files.folder.exists()
+    assert "is on" in ipmitool(server, "power", "status")
+    assert server.running
+
+
+def test_it_ends_when_its_folder_is_deleted(server: VirtualServer) -> None:
+    ipmitool(server, "power", "on")
+    keeper_socket = server.socket
+    shutil.rmtree(server.files.folder)
+    assert eventually(lambda: not processes_of(server), 5)
+    assert not keeper_socket.parent.exists()
 
 
 def test_a_target_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
