@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from labctl.cli.verb import new_app
 
+if TYPE_CHECKING:
+    from labctl.machine.bootserver.dhcp import Network
+
 app = new_app()
+_TFTP = Path("/usr/lib/ipxe")
 
 
 @app.command()
@@ -26,7 +30,7 @@ def boot_server(
         ),
     ] = "",
     ipv6: Annotated[str, typer.Option(help="Our IPv6 address there, as in fd77::1/64: without one iPXE looks for a router for 14 s.")] = "",
-    tftp: Annotated[Path, typer.Option(help="Folder of undionly.kpxe and ipxe.efi.")] = Path("/usr/lib/ipxe"),
+    tftp: Annotated[Path, typer.Option(help="Folder of undionly.kpxe and ipxe.efi.")] = _TFTP,
 ) -> None:
     """The boot server of a rack, as a service. What it serves is put there by whoever holds a machine, and ends with him.
 
@@ -38,11 +42,13 @@ def boot_server(
     import tempfile
     import threading
     from contextlib import ExitStack
+    from dataclasses import replace
 
     from labctl.machine.bootserver import dhcp as dnsmasq
     from labctl.machine.bootserver.offer import Shelf
     from labctl.machine.bootserver.web import serving
 
+    wanted = _network(interface, network, address, port, dhcp, ipv6, tftp)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
@@ -51,12 +57,29 @@ def boot_server(
         shelf.make(shared=True)
         at = stack.enter_context(serving(shelf, address, port))
         stack.enter_context(shelf.served(address, at))
-        if interface:
-            tells = dhcp != "none"
-            first, _, last = (dhcp if tells else "").partition(",")
+        if wanted is not None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="labctl-boot-server-")))
-            wanted = dnsmasq.Network(interface, network, at, first, last, ipv6, tftp, tells)
-            stack.enter_context(dnsmasq.serving(wanted, folder))
+            stack.enter_context(dnsmasq.serving(replace(wanted, port=at), folder))
         print(f"boot server: http://{address}:{at}/boot.ipxe, offers in {offers}")
         sys.stdout.flush()
         ended.wait()
+
+
+def _network(interface: str, network: str, address: str, port: int, dhcp: str, ipv6: str, tftp: Path) -> Network | None:
+    """Where DHCP and TFTP are answered, if they are. ConfigError, before anything listens."""
+    from labctl.errors import ConfigError, Problem
+    from labctl.machine.bootserver import dhcp as dnsmasq
+
+    if not interface:
+        given = {"--network": network, "--dhcp": dhcp, "--ipv6": ipv6, "--tftp": "" if tftp == _TFTP else str(tftp)}
+        if found := [Problem("command line", key, f"found {text!r}", "goes with --interface only") for key, text in given.items() if text]:
+            raise ConfigError(found)
+        return None
+    tells = dhcp != "none"
+    first, _, last = (dhcp if tells else "").partition(",")
+    wanted = dnsmasq.Network(interface, network, port, first, last, ipv6, tftp, tells)
+    dnsmasq.check(wanted)
+    ours = network.partition("/")[0]
+    if tells and address not in (ours, "0.0.0.0"):  # noqa: S104  # what the user asks for
+        raise ConfigError([Problem("command line", "--address", f"found {address!r}", f"{ours}, which machines are told, or 0.0.0.0")])
+    return wanted

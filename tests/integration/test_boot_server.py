@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from labctl.deadline import Deadline
-from labctl.errors import ConfigError, ConsoleLost, DeployError
+from labctl.errors import ConfigError, ConsoleLost, DeployError, StorageError
 from labctl.machine.bootserver.delivery import Delivery
 from labctl.machine.bootserver.dhcp import Network, config
 from labctl.machine.bootserver.offer import Offer, Shelf, describe
@@ -194,16 +194,58 @@ def test_a_console_that_has_lost_the_loaders_words(tmp_path: Path, offer: Offer,
             delivery.release()
 
 
-def test_a_port_that_is_taken(shelf: Shelf, port: int) -> None:
-    with pytest.raises(DeployError, match="cannot listen"), serving(shelf, "127.0.0.1", port):
+def test_where_it_cannot_listen(shelf: Shelf, port: int) -> None:
+    with pytest.raises(DeployError, match=f"cannot listen.*\n.*sport = :{port}"), serving(shelf, "127.0.0.1", port):
         pass
+    for nobodys in ("192.0.2.1", "nobody.invalid"):
+        with pytest.raises(DeployError, match=r"cannot listen.*\n  try: ip -br address"), serving(shelf, nobodys, 0):
+            pass
 
 
 @pytest.mark.parametrize(
-    ("address", "first", "last"), [("10.9.0.1/24", "10.8.0.2", "10.8.0.9"), ("10.9.0.1/24", "10.9.0.9", "10.9.0.2"), ("no", "", "")]
+    ("options", "told"),
+    [
+        ("--dhcp none", ["--dhcp: found 'none'; goes with --interface only"]),
+        (
+            "--network 10.9.0.1/24 --ipv6 fd77::1/64 --tftp /srv/tftp",
+            ["--network: found '10.9.0.1/24'; goes", "--ipv6: found 'fd77::1/64'; goes", "--tftp: found '/srv/tftp'; goes"],
+        ),
+        ("--interface eth0", ["--network: is missing; our address on eth0"]),
+        ("--interface eth0 --network bogus --ipv6 fd77", ["--network: found 'bogus'; an address", "--ipv6: found 'fd77'; an address"]),
+        (
+            "--interface eth0 --network 10.9.0.1/24 --address 10.9.0.1 --dhcp 10.9.0.9",
+            ["--dhcp: found '10.9.0.9'; two addresses, as in 10.9.0.50,10.9.0.99, or none"],
+        ),
+        ("--interface eth0 --network 10.9.0.1/24", ["--address: found '127.0.0.1'; 10.9.0.1, which machines are told, or 0.0.0.0"]),
+    ],
 )
-def test_addresses_that_do_not_fit(tmp_path: Path, address: str, first: str, last: str) -> None:
-    with pytest.raises(ConfigError, match="--dhcp"):
+def test_options_that_do_not_go_together_are_refused(tmp_path: Path, options: str, told: list[str]) -> None:
+    argv = [str(LABCTL), "boot-server", "--port", "0", "--offers", str(tmp_path / "offers"), *options.split()]
+    ran = subprocess.run(argv, capture_output=True, text=True, timeout=30)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert len(ran.stderr.splitlines()) == len(told)
+    for words in told:
+        assert words in ran.stderr
+    assert not (tmp_path / "offers").exists()
+
+
+def test_a_file_in_the_place_of_the_folder_of_offers(tmp_path: Path) -> None:
+    (tmp_path / "offers").touch()
+    with pytest.raises(StorageError, match=r"a file is in its place\n  try: .*--offers"):
+        Shelf(tmp_path / "offers").make(shared=True)
+
+
+@pytest.mark.parametrize(
+    ("address", "first", "last", "option"),
+    [
+        ("10.9.0.1/24", "10.8.0.2", "10.8.0.9", "--dhcp: found '10.8.0.2,10.8.0.9'; two addresses of 10.9.0.0/24"),
+        ("10.9.0.1/24", "10.9.0.9", "10.9.0.2", "--dhcp: found '10.9.0.9,10.9.0.2'; two addresses of 10.9.0.0/24, the lower one first"),
+        ("10.9.0.1/24", "10.9.0.9", "ten", "--dhcp: found '10.9.0.9,ten'"),
+        ("no", "", "", "--network: found 'no'"),
+    ],
+)
+def test_addresses_that_do_not_fit(tmp_path: Path, address: str, first: str, last: str, option: str) -> None:
+    with pytest.raises(ConfigError, match=option):
         config(Network("eth0", address, 80, first, last), tmp_path)
 
 

@@ -9,16 +9,18 @@ Options: RFC 4578 (93, client architecture); iPXE's own, in 175 (ipxe.org/howto/
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from labctl.deadline import Deadline
 from labctl.errors import ConfigError, InfraError, Problem
 from labctl.machine.polling import until
 from labctl.process import start
 
+A = TypeVar("A")
 START = 10.0
 """Seconds that dnsmasq may take to begin."""
 FIRST_STAGE = Path("/usr/lib/ipxe")
@@ -78,18 +80,40 @@ class Network:
     tells: bool = True
 
 
+def check(network: Network) -> None:
+    """ConfigError with each option of `labctl boot-server` that makes no sense."""
+    problems = []
+    ours = _address(network.address, ipaddress.IPv4Interface)
+    if not network.address:
+        problems.append(Problem("command line", "--network", "is missing", f"our address on {network.interface}, as in 10.9.0.1/24"))
+    elif ours is None:
+        problems.append(Problem("command line", "--network", f"found {network.address!r}", "an address with its prefix, as in 10.9.0.1/24"))
+    if network.ipv6 and _address(network.ipv6, ipaddress.IPv6Interface) is None:
+        problems.append(Problem("command line", "--ipv6", f"found {network.ipv6!r}", "an address with its prefix, as in fd77::1/64"))
+    given = [end for end in (network.first, network.last) if end]
+    ends = [address for end in given if (address := _address(end, ipaddress.IPv4Address)) is not None]
+    found = f"found {','.join(given)!r}"
+    if len(ends) != len(given) or len(given) == 1:
+        problems.append(Problem("command line", "--dhcp", found, "two addresses, as in 10.9.0.50,10.9.0.99, or none"))
+    elif ours is not None and (any(end not in ours.network for end in ends) or ends != sorted(ends)):
+        problems.append(Problem("command line", "--dhcp", found, f"two addresses of {ours.network}, the lower one first"))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _address(text: str, kind: Callable[[str], A]) -> A | None:
+    try:
+        return kind(text)
+    except ValueError:
+        return None
+
+
 def config(network: Network, folder: Path) -> str:
     """dnsmasq's file. ConfigError for addresses that are none, or of another network."""
-    try:
-        ours = ipaddress.IPv4Interface(network.address)
-        prefix = ipaddress.IPv6Interface(network.ipv6).network.network_address if network.ipv6 else None
-        ends = [ipaddress.IPv4Address(end) for end in (network.first, network.last) if end]
-    except ValueError as error:
-        raise ConfigError([Problem("command line", "--dhcp", str(error), "as in 10.9.0.1/24 and 10.9.0.50,10.9.0.99")]) from None
-    if len(ends) == 1 or any(end not in ours.network for end in ends) or ends != sorted(ends):
-        found = f"found {network.first},{network.last}"
-        raise ConfigError([Problem("command line", "--dhcp", found, f"two addresses of {ours.network}, the lower one first")])
-    told = [_MATCHES, _OWN if ends else _PROXY] if network.tells else []
+    check(network)
+    ours = ipaddress.IPv4Interface(network.address)
+    prefix = ipaddress.IPv6Interface(network.ipv6).network.network_address if network.ipv6 else None
+    told = [_MATCHES, _OWN if network.first else _PROXY] if network.tells else []
     parts = [_COMMON, *told, *([_IPV6] if prefix is not None else [])]
     return "".join(parts).format(
         interface=network.interface,

@@ -103,13 +103,16 @@ class Shelf:
         self.folder = folder
 
     def make(self, shared: bool = False) -> None:
-        """``shared``: other users may put their offers there, and take away none but their own."""
+        """``shared``: other users may put their offers there, and take away none but their own. StorageError."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o755)
             if shared:
                 self.folder.chmod(0o1777)
         except OSError as error:
-            raise StorageError(f"{self.folder} cannot be made: {error.strerror}") from None
+            remedy = f"ls -ld {self.folder} {self.folder.parent}; another folder: --offers of labctl boot-server"
+            if isinstance(error, (FileExistsError, NotADirectoryError)):
+                raise StorageError(f"{self.folder} cannot be the folder of offers: a file is in its place", remedy=remedy) from None
+            raise StorageError(f"{self.folder} cannot be made: {error.strerror}", remedy=remedy) from None
 
     @contextmanager
     def offering(self, offer: Offer) -> Iterator[None]:

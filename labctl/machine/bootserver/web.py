@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import re
 import socket
@@ -224,6 +225,14 @@ def answers(address: str, port: int, target: str, deadline: Deadline) -> str:
     return url
 
 
+def _remedy(error: OSError, port: int) -> str:
+    if error.errno == errno.EACCES:
+        return "a port from 1024 on, or as root"
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return "ip -br address lists the addresses of this host; 0.0.0.0 is all of them"
+    return f"ss -ltnp 'sport = :{port}' says who has the port; or another port, in the target's file and in your DHCP"
+
+
 @contextmanager
 def serving(shelf: Shelf, address: str, port: int, target: str = "") -> Iterator[int]:
     """Serve the shelf's offers within this block, from threads of this process; gives the port. DeployError if it cannot be had."""
@@ -233,7 +242,7 @@ def serving(shelf: Shelf, address: str, port: int, target: str = "") -> Iterator
         raise DeployError(
             f"the boot server cannot listen on {address}:{port}: {error.strerror}",
             target=target,
-            remedy=f"ss -ltnp 'sport = :{port}' says who has the port; or another port, in the target's file and in your DHCP",
+            remedy=_remedy(error, port),
         ) from None
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="boot-server", daemon=True)
     thread.start()
