@@ -89,7 +89,7 @@ def stop(name: ServerName, as_json: Json = False) -> None:
 
 @app.command()
 def delete(name: ServerName, as_json: Json = False) -> None:
-    """Stop it, and forget its disk, its logs and its addresses.
+    """Stop it, and forget its disk, its logs and its addresses, and that it was reserved or unhealthy.
 
     \b
     $ labctl virtual-server start rack1

@@ -110,6 +110,12 @@ def set_healthy(lab_root: Path, target: str) -> None:
     _file(lab_root, target, "unhealthy").unlink(missing_ok=True)
 
 
+def forget(lab_root: Path, target: str) -> None:
+    """Of a target that there is no more: one that gets its name is another machine. TargetBusy if somebody else has reserved it."""
+    release(lab_root, target)
+    set_healthy(lab_root, target)
+
+
 def why_left_out(lab_root: Path, target: str) -> str:
     """Why no run of this user may have it now; empty if it may."""
     if (found := reservation(lab_root, target)) is not None and not found.ours:

@@ -14,6 +14,7 @@ from typing import Any
 
 from labctl.deadline import Deadline
 from labctl.errors import InfraError, ManagementError, TargetBusy
+from labctl.machine import standing
 from labctl.process import Child, detach, start
 from labctl.virtualserver import machine, running, settings, sshconsole, targetfile
 from labctl.virtualserver.settings import Files, Settings
@@ -76,11 +77,14 @@ class VirtualServer:
             return self._stop()
 
     def delete(self) -> None:
-        """Stop it, and forget its disk, its logs and its addresses."""
+        """Stop it, and forget its disk, its logs and its addresses, and that it was reserved or unhealthy. TargetBusy if somebody else has
+        reserved it."""
         if not self.files.folder.is_dir():
             return
+        standing.check_free(self.lab_root, self.name)
         with self._alone():
             self._stop()
+            standing.forget(self.lab_root, self.name)
             shutil.rmtree(self.files.folder, ignore_errors=True)
 
     def _stop(self) -> bool:

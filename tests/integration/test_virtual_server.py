@@ -17,6 +17,7 @@ import pytest
 
 from labctl.deadline import Deadline
 from labctl.errors import ConfigError, InfraError, ManagementError, TargetBusy
+from labctl.machine import standing
 from labctl.machine.polling import until
 from labctl.virtualserver.client import VirtualServer
 from tests.leftovers import our_machines
@@ -186,6 +187,21 @@ def test_it_ends_when_its_folder_is_deleted(server: VirtualServer) -> None:
     shutil.rmtree(server.files.folder)
     assert eventually(lambda: not processes_of(server), 5)
     assert not keeper_socket.parent.exists()
+
+
+def test_what_was_found_of_it_is_not_found_of_the_next_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with virtual_server(tmp_path) as server:
+        standing.set_unhealthy(tmp_path, server.name, "it does not come up")
+        standing.reserve(tmp_path, server.name, "to find out why")
+        assert server.stop()
+        assert standing.in_a_word(tmp_path, server.name) == "reserved, unhealthy"  # it is the same server
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(standing, "user_name", lambda: "somebody-else")
+            with pytest.raises(TargetBusy, match=r"is reserved by .*: to find out why"):
+                server.delete()
+        assert server.files.folder.exists()
+        server.delete()
+    assert standing.in_a_word(tmp_path, server.name) == ""
 
 
 def test_a_target_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
