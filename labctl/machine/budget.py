@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from labctl.deadline import Deadline
@@ -51,6 +51,21 @@ class Share:
     """Kernel numbers, fit for pinning."""
     memory: int
     """Bytes."""
+
+
+@dataclass(frozen=True)
+class _Owner:
+    """What is told of a share to those who wait for it."""
+
+    user: str
+    pid: int
+    cpus: int
+    memory: int
+    why: str
+
+    def sign(self, file: LockFile, places: Sequence[int]) -> None:
+        for place in places:
+            file.write_record(place - _CPUS, {**asdict(self), "since": time.time()})
 
 
 def capacity() -> Capacity:
@@ -98,17 +113,22 @@ def take(
     asked = "the whole host" if exclusive else f"{_count(wanted)} and {format_size(memory)}"
     with open_lock_file(_FILE_NAME, deadline) as file:
         ticket = _queue_up(file, deadline)
+        size = (len(host.cpus), host.memory) if exclusive else (wanted, memory)
+        us = _Owner(user_name(), os.getpid(), *size, printable(why))
         told: list[str] | None = None
-        look_at = 0.0
+        began, look_at = time.monotonic(), 0.0
         for _ in attempts(deadline):
             if not file.is_held(_QUEUE, ticket - _QUEUE):
                 with file.locked(_GATE, _in_any_case(deadline)):
-                    bytes_of_cpus = _try_take(file, host, wanted, memory, exclusive)
+                    bytes_of_cpus = _try_take(file, host, wanted, memory, exclusive, us)
                 if bytes_of_cpus is not None:
                     break
-            if on_wait is not None and time.monotonic() >= look_at:
-                look_at = time.monotonic() + _LOOK_AGAIN_S
-                if (owners := _owners(file)) != told:
+            if on_wait is not None and (now := time.monotonic()) >= look_at:
+                owners = _owners(file)
+                if not owners and now - began < _LOOK_AGAIN_S:
+                    continue  # whoever is before us is about to take his share
+                look_at = now + _LOOK_AGAIN_S
+                if owners != told:
                     told = owners
                     on_wait(f"waits for {asked}: {_in_use(file, owners, ticket)}")
         else:
@@ -117,11 +137,7 @@ def take(
                 remedy="run fewer at once (-n), or wait until the others have ended",
             )
         file.unlock(ticket)
-        share = Share(host.cpus, host.memory) if exclusive else Share(tuple(_cpu(b) for b in bytes_of_cpus), memory)
-        said = {"user": user_name(), "pid": os.getpid(), "since": time.time(), "cpus": len(share.cpus), "memory": share.memory}
-        for byte in bytes_of_cpus:
-            file.write_record(byte - _CPUS, {**said, "why": printable(why)})
-        yield share
+        yield Share(host.cpus, host.memory) if exclusive else Share(tuple(_cpu(b) for b in bytes_of_cpus), memory)
 
 
 def _queue_up(file: LockFile, deadline: Deadline) -> int:
@@ -138,19 +154,22 @@ def _in_any_case(deadline: Deadline) -> Deadline:
     return deadline if deadline.left > 1.0 else Deadline.after(1.0)
 
 
-def _try_take(file: LockFile, host: Capacity, cpus: int, memory: int, exclusive: bool) -> list[int] | None:
-    """Lock a share, behind the gate; the bytes of its CPUs, or None if there is not enough."""
+def _try_take(file: LockFile, host: Capacity, cpus: int, memory: int, exclusive: bool, us: _Owner) -> list[int] | None:
+    """Lock a share, behind the gate; the bytes of its CPUs, or None if there is not enough. Who has it is written before it is had: whoever
+    finds a byte held finds the name."""
     places = _places(host.cpus)
     if exclusive:
         regions = ((_CPUS, _CPUS_END), (_MEMORY, _MEMORY_END))
         if any(file.held(*region) for region in regions):
             return None
+        us.sign(file, places)
         return places if _lock_all(file, [(start, end - start) for start, end in regions]) else None
     busy = file.held(_CPUS, _CPUS_END)
     free = [p for p in places if not any(start <= p < end for start, end in busy)]
     pieces = _free_pieces(file.held(_MEMORY, _MEMORY + host.memory), _MEMORY + host.memory, memory)
     if len(free) < cpus or pieces is None:
         return None
+    us.sign(file, free[:cpus])
     return free[:cpus] if _lock_all(file, [*((p, 1) for p in free[:cpus]), *pieces]) else None
 
 
@@ -205,12 +224,14 @@ def _owners(file: LockFile) -> list[str]:
 
 def _in_use(file: LockFile, owners: Sequence[str], ticket: int, most: int = 8) -> str:
     before = len(file.held(_QUEUE, ticket))
-    said = list(owners[:most]) or ["in use by somebody who left no name"]
+    said = list(owners[:most])
+    if not owners and any(file.held(*region) for region in ((_CPUS, _CPUS_END), (_MEMORY, _MEMORY_END))):
+        said.append("in use by somebody who left no name")
     if len(owners) > most:
         said.append(f"… {len(owners) - most} more")
     if before:
         said.append(f"{before} waiting before this one")
-    return "; ".join(said)
+    return "; ".join(said) or "free just now"
 
 
 def _brief(memory: int) -> str:

@@ -20,6 +20,7 @@ from labctl.deadline import Deadline
 from labctl.errors import ConfigError, InfraError
 from labctl.machine import budget
 from labctl.machine.budget import Share, capacity, fits, take
+from labctl.machine.lockfile import LockFile
 
 ROOT = Path(__file__).parents[2]
 M = 1 << 20
@@ -356,6 +357,29 @@ def test_who_waits_is_served_in_the_order_of_coming() -> None:
             threads.enter_context(in_thread(want(index)))
             until_there_are(index + 1, waiting)
     assert order == [0, 1, 2, 3, 4]
+
+
+def test_who_waits_is_told_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of one who has just taken his share, and where nobody has one yet of those who were there before."""
+    told: list[str] = []
+    write = LockFile.write_record
+
+    def slowly(file: LockFile, index: int, values: dict[str, Any]) -> None:
+        time.sleep(0.02)
+        write(file, index, values)
+
+    monkeypatch.setattr(LockFile, "write_record", slowly)
+
+    def want() -> None:
+        for _ in range(3):
+            with take(4, M, why="one of them", deadline=soon(), on_wait=told.append):
+                time.sleep(0.01)
+
+    with contextlib.ExitStack() as threads:
+        for _ in range(4):
+            threads.enter_context(in_thread(want))
+    assert told
+    assert [text for text in told if "has 4 CPUs and 1M: one of them" not in text] == []
 
 
 def test_a_waiter_that_is_killed_or_gives_up_does_not_block_the_queue() -> None:
