@@ -39,6 +39,7 @@ def _complete_fault(incomplete: str) -> list[str]:
     return [name for name in (*FAULTS, CLEAR) if name.startswith(incomplete)]
 
 
+Force = Annotated[bool, typer.Option("--force", help="Also while somebody, such as a run, holds it.")]
 ServerName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=_complete)]
 
 
@@ -72,14 +73,16 @@ def start(
 
 
 @app.command()
-def stop(name: ServerName, as_json: Json = False) -> None:
-    """Stop it, and take its target file away. Its disk stays for the next start.
+def stop(name: ServerName, force: Force = False, as_json: Json = False) -> None:
+    """Stop it, and take its target file away. Its disk stays for the next start. Refused while somebody holds it, such as a run.
 
     \b
     $ labctl virtual-server start rack1
     $ labctl virtual-server stop rack1
     """
     server = _known(name)
+    if not force:
+        _check_not_held(server, "stop")
     stopped = server.stop()
     if as_json:
         print_json(name=name, stopped=stopped)
@@ -88,14 +91,17 @@ def stop(name: ServerName, as_json: Json = False) -> None:
 
 
 @app.command()
-def delete(name: ServerName, as_json: Json = False) -> None:
-    """Stop it, and forget its disk, its logs and its addresses, and that it was reserved or unhealthy.
+def delete(name: ServerName, force: Force = False, as_json: Json = False) -> None:
+    """Stop it, and forget its disk, its logs and its addresses, and that it was reserved or unhealthy. Refused while somebody holds it.
 
     \b
     $ labctl virtual-server start rack1
     $ labctl virtual-server delete rack1
     """
-    _known(name).delete()
+    server = _known(name)
+    if not force:
+        _check_not_held(server, "delete")
+    server.delete()
     if as_json:
         print_json(name=name, deleted=True)
     else:
@@ -176,7 +182,7 @@ def fault(
     if as_json:
         print_json(**_content(server))
     else:
-        print(f"{name}: {'all faults ended' if fault == faults.CLEAR else faults.FAULTS[fault].help}")
+        print(f"{name}: {'all faults ended' if fault == faults.CLEAR else faults.describe(fault, arg)}")
 
 
 def _server(name: str) -> VirtualServer:
@@ -201,6 +207,19 @@ def _known(name: str) -> VirtualServer:
     if name not in known:
         raise ConfigError(f"unknown virtual server {name!r}; {nearest(name, known)}")
     return server
+
+
+def _check_not_held(server: VirtualServer, verb: str) -> None:
+    """TargetBusy if somebody holds it: a run that lost its machine would tell of a BMC that does not answer."""
+    from contextlib import suppress
+
+    from labctl.errors import ConfigError, TargetBusy
+    from labctl.machine import lease
+
+    with suppress(ConfigError):  # its file was changed by hand and is wrong, or is gone: nobody can hold that
+        if holders := lease.holders(this_lab().target(server.name), server.lab_root):
+            remedy = f"wait until it is free, or labctl virtual-server {verb} --force {server.name}"
+            raise TargetBusy(f"target {server.name} is held by {holders[0]}", target=server.name, remedy=remedy)
 
 
 def _size(option: str, text: str) -> int:

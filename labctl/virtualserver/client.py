@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from labctl.deadline import Deadline
-from labctl.errors import InfraError, ManagementError, TargetBusy
+from labctl.errors import ConfigError, InfraError, ManagementError, TargetBusy
 from labctl.machine import standing
 from labctl.process import Child, detach, start
 from labctl.virtualserver import machine, running, settings, sshconsole, targetfile
@@ -113,14 +113,14 @@ class VirtualServer:
     def start(self, *, cpus: int, memory: int, disk: int, redfish: bool = False, uefi: bool = False, owned: bool = False) -> Child | None:
         """Start it, and write its target file; returns when its BMC answers.
 
-        ``owned``: it dies with the thread that calls, and is returned as a child to wait for. TargetBusy if it runs already, ConfigError
-        if ``targets/NAME.toml`` is a file of somebody else.
+        ``owned``: it dies with the thread that calls, and is returned as a child to wait for. ConfigError if it runs already, or if
+        ``targets/NAME.toml`` is a file of somebody else.
         """
         targetfile.check(self.target_file)
         self.files.make()
         with self._alone():
             if self._ask({"verb": "status"}) is not None:
-                raise TargetBusy(f"virtual server {self.name} runs already", remedy=f"labctl virtual-server stop {self.name}")
+                raise ConfigError(f"virtual server {self.name} runs already", remedy=f"labctl virtual-server stop {self.name}")
             made = self.prepare(cpus=cpus, memory=memory, disk=disk, redfish=redfish, uefi=uefi)
             child = self._start(owned)
             targetfile.write(self.target_file, made, self.files)

@@ -46,3 +46,9 @@ def argument_of(name: str, given: float | None) -> float:
     if not fault.minimum <= given < 1e15:
         raise ConfigError([Problem("command line", "--arg", f"found {given:g}", f"{fault.argument}, at least {fault.minimum:g}")])
     return given
+
+
+def describe(name: str, given: float | None) -> str:
+    """What happens by a fault that was given this number, or its usual one."""
+    fault = FAULTS[name]
+    return f"{fault.help} ({fault.argument}: {argument_of(name, given):.15g})" if fault.argument else fault.help

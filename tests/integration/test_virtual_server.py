@@ -15,9 +15,10 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from labctl.config import Lab
 from labctl.deadline import Deadline
 from labctl.errors import ConfigError, InfraError, ManagementError, TargetBusy
-from labctl.machine import standing
+from labctl.machine import lease, standing
 from labctl.machine.polling import until
 from labctl.virtualserver.client import VirtualServer
 from tests.leftovers import our_machines
@@ -116,7 +117,7 @@ def test_its_sol_carries_the_console_of_whoever_has_it(server: VirtualServer) ->
 
 
 def test_it_has_one_start_and_leaves_nothing(server: VirtualServer) -> None:
-    with pytest.raises(TargetBusy, match="runs already"):
+    with pytest.raises(ConfigError, match="runs already"):
         server.start(cpus=1, memory=256 << 20, disk=1 << 30)
     assert server.target_file.exists()
     ipmitool(server, "power", "on")
@@ -156,7 +157,7 @@ def test_in_a_lab_that_is_moved_it_is_found_and_stopped(tmp_path: Path) -> None:
     with virtual_server(tmp_path / "lab") as server:
         ipmitool(server, "power", "on")
         moved = VirtualServer((tmp_path / "lab").rename(tmp_path / "moved"), server.name)
-        with pytest.raises(TargetBusy, match="runs already"):
+        with pytest.raises(ConfigError, match="runs already"):
             moved.start(cpus=1, memory=256 << 20, disk=1 << 30)
         assert moved.stop()
         assert eventually(lambda: not processes_of(server), 2)
@@ -224,13 +225,22 @@ def test_it_is_used_from_the_command_line(tmp_path: Path) -> None:
         assert started.returncode == 0, started.stderr
         assert json.loads(started.stdout)["power"] == "off"
         assert "running" in labctl("list").stdout
-        assert labctl("start", "rack1").returncode == 3
+        assert labctl("start", "rack1").returncode == 2
         assert json.loads(labctl("fault", "rack1", "late", "--arg", "0.1", "--json").stdout)["faults"] == {"late": 0.1}
+        assert labctl("fault", "rack1", "late", "--arg", "0.2").stdout == "rack1: every answer of the BMC comes so late (seconds: 0.2)\n"
         assert "did you mean 'late'" in labctl("fault", "rack1", "lat").stderr
         assert labctl("fault", "rack1", "silent", "--arg", "1").returncode == 2
         assert json.loads(labctl("fault", "rack1", "clear", "--json").stdout)["faults"] == {}
         password = (tmp_path / ".labctl/virtual-servers/rack1/password").read_text()
         assert password not in (tmp_path / "targets/rack1.toml").read_text()
+        with lease.hold(Lab.find(tmp_path).target("rack1"), tmp_path, why="a night's run", deadline=Deadline.after(1)):
+            for verb in ("stop", "delete"):
+                refused = labctl(verb, "rack1")
+                assert refused.returncode == 3
+                assert re.search(rf"target rack1 is held by .*: a night's run\n.*{verb} --force rack1", refused.stderr)
+            assert "running" in labctl("list").stdout
+            assert labctl("stop", "--force", "rack1").stdout == "rack1: stopped\n"
+        assert labctl("start", "rack1").returncode == 0
     finally:
         stopped = labctl("stop", "rack1")
     assert stopped.stdout == "rack1: stopped\n"
