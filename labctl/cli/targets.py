@@ -254,7 +254,7 @@ def _together(failed: list[LabctlError]) -> LabctlError:
         return ConfigError(mistakes)
     if len(failed) == 1:
         return failed[0]
-    return InfraError("; ".join(f"{error.target}: {error.message}" for error in failed), remedy=others[0].remedy)
+    return InfraError("\n".join(f"{error.target}: {error.message}" for error in failed), remedy=others[0].remedy)
 
 
 def _read(lab: Lab) -> tuple[list[Target], list[Problem]]:

@@ -183,7 +183,7 @@ def occupied(target: Target) -> tuple[str, ...]:
 
 def check_together(targets: Sequence[Target], beside: Sequence[Target] = ()) -> None:
     """What targets must not share, nor any of them with one ``beside`` them: the BMC or the outlet that a driver names in
-    ``occupies(options)``. ConfigError with every pair."""
+    ``occupies(options)``. ConfigError with every pair, but those with the same one beside them as one."""
     problems: list[Problem] = []
     taken: dict[str, str] = {}
     told: set[tuple[str, str]] = set()
@@ -197,15 +197,21 @@ def check_together(targets: Sequence[Target], beside: Sequence[Target] = ()) -> 
             told.add((thing, part.name))  # by two drivers: once is enough
             problems.append(Problem(_where(part), f"drivers.{name}", f"names {thing}, as target {taken[thing]} does", "one target each"))
     own = {part.name for target in targets for part in target.parts}
+    others: dict[str, list[Target]] = {}
     for other in (part for target in beside for part in target.parts if part.name not in own):
         with suppress(ConfigError):  # a mistake in a file that is not used is told when it is
-            problems += [
-                Problem(_where(other), "drivers", f"names {thing}, as target {taken[thing]} does", "one target each")
-                for thing in occupied(other)
-                if thing in taken
-            ]
+            for thing in occupied(other):
+                others.setdefault(thing, []).append(other)
+    for thing, (first, *more) in others.items():
+        if thing in taken:
+            also = f", and as {_listed([other.name for other in more])} do" if more else ""
+            problems.append(Problem(_where(first), "drivers", f"names {thing}, as target {taken[thing]} does{also}", "one target each"))
     if problems:
         raise ConfigError(problems)
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def stays_on(target: Target) -> bool:

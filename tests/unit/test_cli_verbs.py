@@ -16,8 +16,9 @@ from labctl.cli.main import VERBS, app
 from labctl.cli.run import _expected
 from labctl.cli.verb import complete_build, complete_matrix, complete_suite, complete_target, print_table, printable
 from labctl.config import Lab
-from labctl.errors import BuildFailed, TargetBusy
-from labctl.model import Cell
+from labctl.errors import BuildFailed, ManagementError, TargetBusy
+from labctl.machine import checkup
+from labctl.model import Cell, Target
 from labctl.run.prepare import Planned, Request
 from labctl.store.writer import RunWriter
 from tests.kernels import elf
@@ -186,6 +187,20 @@ def test_targets_show(labctl, lab: Path) -> None:
 
 
 BMC = 'host = "192.0.2.9"\nuser = "u"\npassword = "env:BMC_PASSWORD"\n'
+
+
+def test_each_server_that_is_wrong_has_a_line(labctl, lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(targets: list[Target], _: Path) -> list[checkup.Found]:
+        return [checkup.Found(each.name, wrong=[ManagementError("its BMC does not answer", remedy="see its cable")]) for each in targets]
+
+    monkeypatch.setenv("BMC_PASSWORD", "x")
+    monkeypatch.setattr(checkup, "check_all", silent)
+    for number in (1, 2):
+        own = BMC.replace("192.0.2.9", f"192.0.2.{number}")
+        (lab / f"targets/rack{number}.toml").write_text(f'cpus = 1\nmemory = "1G"\n[drivers.ipmi]\n{own}')
+    ran = labctl("targets", "check")
+    assert ran.status == 3
+    assert ran.err == "labctl: rack1: its BMC does not answer\nrack2: its BMC does not answer\n  try: see its cable\n"
 
 
 def test_two_names_of_one_bmc(labctl, lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:

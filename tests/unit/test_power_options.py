@@ -73,6 +73,11 @@ def test_two_targets_do_not_share_what_switches_them() -> None:
         check_together(
             [ipmi("a", host="h1")], beside=[ipmi("a", host="h1"), ipmi("b", host="h1"), ipmi("c", host="h2"), ipmi("d", host="h2")]
         )
+    with pytest.raises(ConfigError) as several:
+        check_together([ipmi("a", host="h1")], beside=[ipmi(name, host="h1") for name in "abcdefg"])
+    assert str(several.value) == (
+        "targets/b.toml: drivers: names the BMC h1:623, as target a does, and as c, d, e and 2 more do; one target each"
+    )
     check_together([ipmi("a", host="h1")], beside=[ipmi("c", host="h2"), ipmi("d", host="h2"), target("e", manual={})])
     outlets = [target(name, pdu={"command": "pductl {host} {outlet} {verb}", "host": "p", "outlet": "1"}) for name in "ab"]
     with pytest.raises(ConfigError, match="names outlet 1 of p"):
