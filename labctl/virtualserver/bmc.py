@@ -58,6 +58,8 @@ _SENSORS = {"CPU Temp": (1, 0x01, 1, 45), "Inlet Temp": (2, 0x01, 1, 24), "Power
 _APP = 0x06
 _ACTIVATE_SOL = bytes([0x48, 1, 1, 0xC0, 0, 0, 0])
 """Activate Payload: SOL, first instance, encrypted and authenticated. IPMI 2.0, 24.1."""
+_ACTIVE = 0x80
+"""Completion code of that: the payload is active on another session already."""
 _EVENT = "sel_add 0x20 0x02 {time} 0x20 0 0x04 0x01 {number} 0x01 0x59 0x64 0x5a"
 """Temperature sensor NUMBER: upper critical going high. IPMI 2.0, table 32-1."""
 
@@ -217,8 +219,13 @@ def hold_sol(settings: Settings, files: Files, leave: threading.Event, inside: C
     address = Address(settings.name, SIMULATOR, settings.bmc_port, USER, f"file:{files.password}", 3)
     with session(address, Deadline.after(20)) as ipmi:
         answer = ipmi.send_raw(0, _APP, _ACTIVATE_SOL)
+        if answer[0] == _ACTIVE:
+            raise ManagementError(
+                "another session has the SOL: a run's, labctl console's or another tool's",
+                remedy=f"labctl power status {settings.name} says who holds the target; once it is free the fault can be had",
+            )
         if answer[0] != 0:
-            raise ManagementError(f"the SOL is not to be had: {answer[0]:#04x}")
+            raise ManagementError(f"the BMC's simulator refuses the SOL: completion code {answer[0]:#04x} (IPMI 2.0, 24.1)")
         inside()
         while not leave.wait(5):
             ipmi.get_chassis_status()  # a session that says nothing is ended

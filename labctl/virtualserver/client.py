@@ -226,5 +226,5 @@ def _answer(connection: socket.socket, name: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ManagementError(f"its keeper does not answer: {error}", target=name) from None
     if "error" in answer:
-        raise ManagementError(str(answer["error"]), target=name)
+        raise ManagementError(str(answer["error"]), target=name, remedy=str(answer.get("remedy", "")))
     return answer

@@ -57,6 +57,8 @@ class Keeper:
         self._refuse = 0
         self._intruder = threading.Event()
         """Set: the second administrator leaves."""
+        self._occupying: asyncio.Future[None] | None = None
+        """Done: he has left."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._forgetting: asyncio.Task[None] | None = None
 
@@ -231,7 +233,7 @@ class Keeper:
                 case _:
                     return {"error": f"unknown request {str(request)[:200]}"}
         except LabctlError as error:
-            return {"error": error.message}
+            return {"error": error.message, "remedy": error.remedy}
         return self.status()
 
     def status(self) -> dict[str, Any]:
@@ -255,7 +257,11 @@ class Keeper:
                 self.cable.sol_cut = True
                 self._later(argument, self._sol_is_back)
             case "busy":
-                await self._occupy_sol()
+                try:
+                    await self._occupy_sol()
+                except LabctlError:
+                    self.active.pop(name, None)
+                    raise
             case "ignore-power":
                 self._ignore = int(argument)
             case "refuse-power":
@@ -318,8 +324,11 @@ class Keeper:
         self._intruder.set()
         self._intruder = threading.Event()
         leave, loop, inside = self._intruder, asyncio.get_running_loop(), asyncio.Event()
+        if self._occupying is not None:
+            await asyncio.wait([self._occupying])  # the one before must not be in the way of this one
         holding = loop.run_in_executor(None, bmc.hold_sol, self.settings, self.files, leave, lambda: loop.call_soon_threadsafe(inside.set))
         holding.add_done_callback(lambda _: inside.set())
+        self._occupying = holding
         await inside.wait()
         if holding.done():
             holding.result()

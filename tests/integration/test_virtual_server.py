@@ -116,6 +116,18 @@ def test_its_sol_carries_the_console_of_whoever_has_it(server: VirtualServer) ->
     console.close(force=True)
 
 
+def test_its_sol_is_not_taken_from_whoever_has_it(server: VirtualServer) -> None:
+    console = sol(server)
+    console.expect("operational")
+    with pytest.raises(ManagementError, match=rf"another session has the SOL: .*\n  try: labctl power status {server.name} says who"):
+        server.fault("busy")
+    assert server.fault("late", 0.01)["faults"] == {"late": 0.01}  # the other is not in force
+    console.close(force=True)
+    ipmitool(server, "sol", "deactivate")
+    for _ in range(3):  # the administrator of before makes room for the next
+        assert server.fault("busy")["faults"] == {"late": 0.01, "busy": 0}
+
+
 def test_it_has_one_start_and_leaves_nothing(server: VirtualServer) -> None:
     with pytest.raises(ConfigError, match="runs already"):
         server.start(cpus=1, memory=256 << 20, disk=1 << 30)
