@@ -19,7 +19,7 @@ from labctl.deadline import Deadline
 from labctl.errors import DeployError, HostToolMissing, InfraError, ManagementError, StorageError
 from labctl.machine.compiled import compiled
 from labctl.machine.ipmi import Address, session
-from labctl.process import Child, start
+from labctl.process import Child, find, start
 from labctl.virtualserver import chassis
 from labctl.virtualserver.settings import LOOPBACK, SIMULATOR, Files, Settings
 
@@ -96,7 +96,9 @@ def start_simulator(settings: Settings, files: Files, keeper_socket: Path) -> Ch
     commands.write_text(_COMMANDS.format(sel=SEL_ENTRIES, sensors=sensors, fru_size=len(fru), fru=_hex(fru)))
     log = files.folder / "ipmi_sim.log"
     with log.open("wb") as words:
-        child = start(["ipmi_sim", "-n", "-c", str(lan), "-f", str(commands), "-s", str(state)], stdout=words, stderr=words)
+        # A QEMU that gives up while it starts hangs up on it, and it does not expect that: SIGPIPE would end it.
+        patient = ["env", "--ignore-signal=PIPE", find("ipmi_sim")]
+        child = start([*patient, "-n", "-c", str(lan), "-f", str(commands), "-s", str(state)], stdout=words, stderr=words)
     deadline = Deadline.after(20)
     while not _answers(settings):
         if child.status is not None or deadline.expired:
@@ -190,7 +192,7 @@ def tell_simulator(settings: Settings, commands: list[str]) -> None:
     """Commands of ipmi_sim_cmd(5). ManagementError with its own words if it refuses one."""
     try:
         with socket.create_connection((LOOPBACK, settings.sim_console_port), timeout=10) as console:
-            _prompt(console)  # its first: who hangs up before the last answer ends the simulator, by SIGPIPE
+            _prompt(console)  # its first
             for command in commands:
                 console.sendall(command.encode() + b"\n")
                 _prompt(console)

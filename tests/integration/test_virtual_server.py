@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -157,6 +158,16 @@ def _is_keeper(folder: Path, server: VirtualServer) -> bool:
         return f"labctl.virtualserver.serve\0{server.files.folder}".encode() in (folder / "cmdline").read_bytes()
     except OSError:
         return False
+
+
+def test_its_bmc_outlives_whoever_hangs_up_on_it(server: VirtualServer) -> None:
+    """A QEMU that gives up while it starts does, as the other side of the BMC's own line to the machine."""
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", server.settings.sim_console_port)) as console:
+            console.sendall(b"help\n" * 20)
+            console.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert not eventually(lambda: not server.running, 2)
+    assert "is off" in ipmitool(server, "power", "status")
 
 
 def test_two_at_once_do_not_know_each_other(server: VirtualServer, tmp_path: Path) -> None:
