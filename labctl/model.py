@@ -60,6 +60,9 @@ Size = Annotated[
 ]
 
 
+LEAST_MEMORY = 16 << 20
+
+
 def at_least(size: int, why: str) -> Callable[[int], int]:
     """Refuses a smaller size in the words that a file would use; ``why`` ends the sentence."""
 
@@ -191,7 +194,7 @@ class TargetConfig(_File):
     arch: Literal["x86_64", "aarch64", "riscv64"] = "x86_64"
     cpus: Annotated[int, Field(ge=1, le=4096)]
     """CPUs of the machine; of one that runs on the lab's host, what a cell on it takes of the host's at most."""
-    memory: Annotated[Size, AfterValidator(at_least(16 << 20, ": no machine starts with less"))]
+    memory: Annotated[Size, AfterValidator(at_least(LEAST_MEMORY, ": no machine starts with less"))]
     """Memory of the machine in bytes; of one that runs on the lab's host, what a cell on it takes of the host's."""
     on_host: bool = False
     """A server that has no CPUs and memory of its own, but those of the lab's host: a virtual one. An emulator's machine always has."""

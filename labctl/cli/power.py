@@ -12,6 +12,7 @@ from labctl.cli.verb import Json, complete_build, complete_target, new_app, prin
 
 if TYPE_CHECKING:
     from labctl.config import Lab
+    from labctl.errors import InfraError
     from labctl.model import Build, Target
 
 app = new_app(
@@ -163,6 +164,7 @@ def _switch(target: Target, verb: str) -> dict[str, Any]:
     from pathlib import Path
 
     from labctl.deadline import Deadline
+    from labctl.errors import InfraError
     from labctl.machine import lease
     from labctl.machine.power import power_cycle
     from labctl.machine.protocols import DriverContext
@@ -176,16 +178,37 @@ def _switch(target: Target, verb: str) -> dict[str, Any]:
         if verb != "status":
             stack.enter_context(lease.hold(target, this_lab().root, why=f"labctl power {verb}", deadline=Deadline.after(0.5)))
         deadline = Deadline.after(POWER_DEADLINE)
-        match verb:
-            case "on":
-                power.on(deadline)
-            case "off":
-                power.off(deadline)
-            case "cycle":
-                power_cycle(power, deadline)
-            case "reset":
-                power.reset(deadline)
+        try:
+            match verb:
+                case "on":
+                    power.on(deadline)
+                case "off":
+                    power.off(deadline)
+                case "cycle":
+                    power_cycle(power, deadline)
+                case "reset":
+                    power.reset(deadline)
+        except InfraError as error:
+            _let_virtual_server_explain(error, target.name)
+            raise
         return {"state": power.state(deadline)}
+
+
+def _let_virtual_server_explain(error: InfraError, target: str) -> None:
+    """IPMI has a number for why a BMC refuses; whoever keeps a virtual server has words."""
+    from labctl.errors import LabctlError
+    from labctl.virtualserver import settings
+    from labctl.virtualserver.client import VirtualServer
+
+    lab = this_lab()
+    if target not in settings.names(lab.root):
+        return
+    server = VirtualServer(lab.root, target)
+    with suppress(LabctlError):  # the error itself is what matters
+        if refused := (server.status() or {}).get("refused"):
+            if refused not in error.message:
+                error.message += f"; the virtual server refused {refused}"
+            error.remedy = error.remedy or f"see its log: {server.files.log}"
 
 
 def _say(target: str, answer: dict[str, Any], as_json: bool) -> None:

@@ -60,7 +60,7 @@ def start(
     $ labctl virtual-server stop rack1
     """
     server = _server(name)
-    server.start(cpus=cpus, memory=_size("--memory", memory), disk=_size("--disk", disk), redfish=redfish, uefi=uefi)
+    server.start(cpus=cpus, memory=_memory(memory), disk=_size("--disk", disk), redfish=redfish, uefi=uefi)
     if not server.target_is_ours:
         kept = server.target_file.relative_to(server.lab_root)
         print(f"labctl: {kept} was changed by hand and is kept: it may not fit a server that is started otherwise", file=sys.stderr)
@@ -232,6 +232,20 @@ def _size(option: str, text: str) -> int:
         raise ConfigError([Problem("command line", option, f"found {text!r}", str(error))]) from None
 
 
+def _memory(text: str) -> int:
+    """ConfigError for more than the host has, or less than a machine starts with."""
+    from labctl.errors import ConfigError, Problem
+    from labctl.machine import budget
+    from labctl.model import LEAST_MEMORY, format_size
+
+    size = _size("--memory", text)
+    if size < LEAST_MEMORY:
+        raise ConfigError([Problem("command line", "--memory", f"found {text!r}", f"at least {format_size(LEAST_MEMORY)}")])
+    if why := budget.fits(1, size):
+        raise ConfigError([Problem("command line", "--memory", f"found {text!r}", why)])
+    return size
+
+
 def _content(server: VirtualServer) -> dict[str, Any]:
     settings = server.settings
     answer = server.status()
@@ -246,5 +260,6 @@ def _content(server: VirtualServer) -> dict[str, Any]:
         **({"redfish": f"http://127.0.0.1:{settings.redfish_port}"} if settings.redfish else {}),
         **({"ssh_console": f"127.0.0.1:{settings.ssh_console_port}"} if settings.redfish else {}),
         "serial_log": str(server.files.serial_log),
+        "log": str(server.files.log),
         "folder": str(server.files.folder),
     }

@@ -104,6 +104,7 @@ class VirtualServer:
         if uefi:
             machine.make_variables(self.files)
         old = settings.load(self.files)
+        machine.make_disk(self.files, disk if old is None else old.disk)
         if old is None:
             return settings.create(self.files, self.name, cpus=cpus, memory=memory, disk=disk, redfish=redfish, uefi=uefi)
         new = Settings(**{**old.__dict__, "cpus": cpus, "memory": memory, "redfish": redfish, "uefi": uefi})

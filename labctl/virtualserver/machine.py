@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from labctl.deadline import Deadline
-from labctl.errors import HostToolMissing, ManagementError, PowerError
+from labctl.errors import HostToolMissing, InfraError, ManagementError, PowerError
 from labctl.machine.accel import choose
 from labctl.machine.qmp import Qmp
 from labctl.machine.serialline import SerialLine, by_pipes
@@ -44,6 +44,15 @@ def make_variables(files: Files) -> None:
         shutil.copyfile(OVMF / _VARIABLES, files.uefi_variables)
 
 
+def make_disk(files: Files, size: int) -> None:
+    """An empty one, unless the machine has one already. InfraError with qemu-img's own words."""
+    if not files.disk.exists():
+        made = run(["qemu-img", "create", "-q", "-f", "qcow2", str(files.disk), str(size)], Deadline.after(VERB))
+        if made.status != 0:
+            files.disk.unlink(missing_ok=True)
+            raise InfraError(f"qemu-img: {made.words.removeprefix('qemu-img: ')}")
+
+
 @dataclass
 class _Process:
     child: Child
@@ -65,7 +74,7 @@ class Machine:
     def prepare(self) -> tuple[SerialLine, socket.socket]:
         """Start QEMU before its first instruction; returns its serial port, and a line to its network that carries every frame."""
         self._discard()
-        self._make_disk()
+        make_disk(self.files, self.settings.disk)
         serial = by_pipes()
         network, network_qemu = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         qmp, qmp_qemu = socket.socketpair()
@@ -189,12 +198,6 @@ class Machine:
             *("-chardev", f"socket,id=ipmi0,host={LOOPBACK},port={s.kcs_port},reconnect=1"),
             *("-device", "ipmi-bmc-extern,id=bmc0,chardev=ipmi0", "-device", "isa-ipmi-kcs,bmc=bmc0,irq=5"),
         ]
-
-    def _make_disk(self) -> None:
-        if not self.files.disk.exists():
-            made = run(["qemu-img", "create", "-q", "-f", "qcow2", str(self.files.disk), str(self.settings.disk)], Deadline.after(VERB))
-            if made.status != 0:
-                raise PowerError(f"qemu-img: {made.words.removeprefix('qemu-img: ')}")
 
     def _discard(self) -> None:
         if self._process is not None:

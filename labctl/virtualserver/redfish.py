@@ -34,7 +34,7 @@ def _keeper(path: str, words: str) -> str:
         keeper.sendall(f"chassis {words}\n".encode())
         status, _, text = keeper.makefile().readline().strip().partition(" ")
     if status != "0":
-        raise ValueError(f"the machine refuses: {words}")
+        raise ValueError(f"the machine refuses {words}: {text}")
     return text.partition(":")[2]
 
 

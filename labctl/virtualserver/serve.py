@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from labctl.deadline import Deadline
 from labctl.errors import InfraError, LabctlError, PowerError
 from labctl.machine.accel import choose
+from labctl.machine.lockfile import printable
 from labctl.process import Child, start
 from labctl.virtualserver import bmc, faults, running, web
 from labctl.virtualserver.hub import Hub
@@ -53,6 +54,8 @@ class Keeper:
         self._machine_thread = ThreadPoolExecutor(1, "machine")
         """One thread, for QEMU dies with the one that started it."""
         self._chassis = asyncio.Lock()
+        self._refused = ""
+        """Why the last power command was refused; empty once one was not."""
         self._ignore = 0
         self._refuse = 0
         self._intruder = threading.Event()
@@ -150,11 +153,18 @@ class Keeper:
     async def _chassis_command(self, words: list[str]) -> str:
         """Answer: exit status and output of the program that the simulator believes to call."""
         async with self._chassis:
+            switches = words[:1] == ["set"] and words[1:2] != ["boot"]
             try:
-                return f"0 {await self._do(words)}"
+                answer = await self._do(words)
             except LabctlError as error:
                 print(f"chassis {' '.join(words)}: {error}", file=sys.stderr, flush=True)  # noqa: T201  # its log
-                return "1"
+                why = printable(error.message)
+                if switches:
+                    self._refused = f"{' '.join(words)}: {why}"
+                return f"1 {why}"
+            if switches:
+                self._refused = ""
+            return f"0 {answer}"
 
     async def _do(self, words: list[str]) -> str:
         match words:
@@ -241,6 +251,7 @@ class Keeper:
             "name": self.settings.name,
             "power": "on" if self.machine.is_on else "off",
             "boot_device": self.machine.boot_device,
+            "refused": self._refused,
             "faults": self.active,
             "fetched": self.wire.fetched,
             "corrupted": self.wire.corrupted,

@@ -19,9 +19,10 @@ import pytest
 from labctl.config import Lab
 from labctl.deadline import Deadline
 from labctl.errors import ConfigError, InfraError, ManagementError, TargetBusy
-from labctl.machine import lease, standing
+from labctl.machine import budget, lease, standing
 from labctl.machine.polling import until
-from labctl.virtualserver.client import VirtualServer
+from labctl.model import format_size
+from labctl.virtualserver.client import VirtualServer, all_of
 from tests.leftovers import our_machines
 from tests.temporary_lab import LABCTL
 from tests.virtual_servers import virtual_server
@@ -235,6 +236,48 @@ def test_a_target_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a target already"), virtual_server(tmp_path, name="mine"):
         pass
     assert file.read_text() == "schema = 1\n"
+
+
+def test_more_memory_than_the_host_has_is_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "lab.toml").write_text("schema = 1\n")
+    host = format_size(budget.capacity().memory // (1 << 20) * (1 << 20) + (1 << 20))
+    for memory, why in (("999999G", "needs 999999G of memory, the host has"), (host, "the host has"), ("1M", "at least 16M")):
+        argv = [str(LABCTL), "virtual-server", "start", "rack1", "--memory", memory]
+        ran = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=90)
+        assert ran.returncode == 2
+        assert re.search(rf"command line: --memory: found '{memory}'; .*{why}", ran.stderr)
+    assert not (tmp_path / ".labctl").exists()
+    argv = [str(LABCTL), "virtual-server", "start", "rack1", "--disk", "999999999G"]
+    ran = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=90)
+    assert ran.returncode == 3
+    assert "qemu-img: " in ran.stderr
+    assert "too large" in ran.stderr
+    assert all_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("redfish", [False, True])
+def test_why_its_machine_does_not_start_is_told(tmp_path: Path, redfish: bool) -> None:
+    """QEMU finds a port taken that it has for the machine's SSH."""
+
+    def power(verb: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([str(LABCTL), "power", verb, server.name], cwd=tmp_path, capture_output=True, text=True, timeout=90)
+
+    with virtual_server(tmp_path, redfish=redfish) as server:
+        port = server.settings.ssh_port
+        with socket.create_server(("127.0.0.1", port)):
+            refused = power("on")
+        told = rf"set power 1: QEMU did not start: qemu-system-x86_64: .*127.0.0.1:{port}"
+        assert refused.returncode == 3
+        assert len(re.findall(told, refused.stderr)) == 1
+        assert str(server.files.log) in refused.stderr
+        assert re.search(told, server.files.log.read_text())
+        status = server.status()
+        assert status is not None
+        assert re.match(told, status["refused"])
+        assert power("on").returncode == 0
+        status = server.status()
+        assert status is not None
+        assert status["refused"] == ""
 
 
 def test_it_is_used_from_the_command_line(tmp_path: Path) -> None:
