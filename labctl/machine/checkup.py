@@ -5,9 +5,12 @@ Only what a run in progress would not notice: a target that somebody holds has i
 
 from __future__ import annotations
 
+import queue
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +28,8 @@ AT_A_TIME = 64
 _QUIET, _ECHO = 0.5, 1.5
 """Seconds of silence before anything is typed, and for what was typed to be seen again."""
 _ERASE = b"\x7f"
+_FAREWELL = 2.0
+"""Seconds that checks in progress have to let go of a console when all is broken off."""
 EVENTS = 20
 """How many of its log's last entries are shown."""
 
@@ -47,9 +52,41 @@ class Found:
 
 
 def check_all(targets: Sequence[Target], lab_root: Path) -> list[Found]:
-    """In the targets' order, many at a time."""
-    with ThreadPoolExecutor(max(1, min(AT_A_TIME, len(targets))), "check") as pool:
-        return list(pool.map(lambda target: check(target, lab_root), targets))
+    """In the targets' order, many at a time. An interrupt is not held up by a BMC that does not answer."""
+    found: list[Future[Found]] = [Future() for _ in targets]
+    waiting: queue.SimpleQueue[tuple[Target, Future[Found]]] = queue.SimpleQueue()
+    for each in zip(targets, found, strict=True):
+        waiting.put(each)
+    # Not of an executor: the interpreter waits for its threads at exit.
+    threads = [
+        threading.Thread(target=_check_waiting, args=(waiting, lab_root), name="check", daemon=True)
+        for _ in range(min(AT_A_TIME, len(targets)))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        return [future.result() for future in found]
+    except BaseException:
+        limit = Deadline.after(_FAREWELL)
+        with suppress(queue.Empty):
+            while True:
+                waiting.get_nowait()
+        for thread in threads:
+            thread.join(limit.left)
+        raise
+
+
+def _check_waiting(waiting: queue.SimpleQueue[tuple[Target, Future[Found]]], lab_root: Path) -> None:
+    with suppress(queue.Empty):
+        while True:
+            target, future = waiting.get_nowait()
+            try:
+                future.set_result(check(target, lab_root))
+            except LabctlError as error:
+                future.set_exception(error)
+            except BaseException as error:
+                future.set_exception(error)  # else it would be waited for without end
+                raise
 
 
 def check(target: Target, lab_root: Path) -> Found:

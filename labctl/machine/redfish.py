@@ -10,15 +10,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from labctl.deadline import Deadline
 from labctl.errors import ConfigError, HostToolMissing, InfraError, ManagementError, Problem
 from labctl.machine.lockfile import printable
 from labctl.secrets import reveal
 
+if TYPE_CHECKING:
+    from labctl.machine.boundedhttp import Bounded
+
 ANSWER, CONNECT = 10.0, 5.0
-"""Seconds that a BMC may take for one answer, and to take a connection. The client is made once, so no single deadline is its own."""
+"""Seconds that a BMC may take for one answer, and to take a connection."""
+_LEAST = 2.0
+"""Seconds that it has where the deadline has passed: a verb that waits until something is true asks once more then."""
 
 
 @dataclass
@@ -37,6 +43,7 @@ class Bmc:
     """Of the target's file: what is wrong there is said of it."""
 
     _system: Any = field(default=None, init=False)
+    _http: Bounded | None = field(default=None, init=False)
 
     def __str__(self) -> str:
         return f"the BMC at {self.url}"
@@ -46,20 +53,25 @@ class Bmc:
         return urlsplit(self.url).hostname or ""
 
     @contextmanager
-    def asked(self, refused: Callable[[str], InfraError] | None = None) -> Iterator[Any]:
-        """The system's resource, for this block. ManagementError if the BMC does not answer, or without a sense, or says no (or what
-        ``refused`` makes of its words then); ConfigError if it refuses user or password: trying again would lock the account."""
+    def asked(self, deadline: Deadline, refused: Callable[[str], InfraError] | None = None) -> Iterator[Any]:
+        """The system's resource, for this block. ManagementError if the BMC does not answer in time, or without a sense, or says no (or
+        what ``refused`` makes of its words then); ConfigError if it refuses user or password: trying again would lock the account."""
         try:
             import requests
             from sushy import exceptions
+
+            from labctl.machine.boundedhttp import Bounded, unfit
         except ImportError:
             raise HostToolMissing(
                 "Redfish needs the Python package sushy", remedy="pip install 'labctl[hardware]'", target=self.target
             ) from None
+        if self._http is None:
+            self._http = Bounded(self.url, ANSWER)
         try:
-            if self._system is None:
-                self._system = self._connected()
-            yield self._system
+            with self._http.within(Deadline.after(max(_LEAST, deadline.left))):
+                if self._system is None:
+                    self._system = self._connected(self._http)
+                yield self._system
         except exceptions.AccessError:
             found = f"{self} refuses the user {self.user!r} or the password of {self.password}"
             raise self.wrong(self.key, found, "a user with administrator rights") from None
@@ -67,6 +79,8 @@ class Bmc:
             words = f"{self} says HTTP {error.status_code}: {plain(error.detail or error)}"
             raise refused(words) if refused else ManagementError(words, target=self.target) from None
         except (exceptions.ConnectionError, requests.RequestException) as error:
+            if said := unfit(error):
+                raise ManagementError(f"{self} {plain(said.words)}", target=self.target, remedy=said.remedy) from None
             if isinstance(cause := _cause(error), HTTPException):
                 raise ManagementError(f"{self} answers without a sense ({type(cause).__name__})", target=self.target) from None
             remedy = "see its address, its cable and its certificate"
@@ -74,19 +88,22 @@ class Bmc:
         except (exceptions.SushyError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ManagementError(f"{self} answers without a sense: {plain(error)}", target=self.target) from None
 
-    def _connected(self) -> Any:
+    def _connected(self, http: Bounded) -> Any:
         import sushy
+        from sushy.connector import Connector
 
-        root = sushy.Sushy(
+        connector = Connector(
             self.url,
             verify=self.verify,
-            auth=sushy.auth.BasicAuth(self.user, reveal(self.password)),
             # Its own repetitions are off.
             server_side_retries=1,
             server_side_retries_delay=0,
             connect_timeout=CONNECT,
-            read_timeout=ANSWER,
+            default_request_timeout=ANSWER,
         )
+        for scheme in ("http://", "https://"):
+            connector._session.mount(scheme, http)
+        root = sushy.Sushy(self.url, auth=sushy.auth.BasicAuth(self.user, reveal(self.password)), connector=connector)
         return root.get_system(self.system or None)
 
     def wrong(self, key: str, found: str, allowed: str) -> ConfigError:

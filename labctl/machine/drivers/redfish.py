@@ -68,7 +68,7 @@ class Redfish:
         return t0_ns
 
     def state(self, deadline: Deadline) -> PowerState:
-        with self._bmc.asked() as system:
+        with self._bmc.asked(deadline) as system:
             system.refresh(force=True)
             said = redfish.power_of(system)
         match said:
@@ -79,7 +79,7 @@ class Redfish:
         return PowerState.UNKNOWN
 
     def boot_next(self, device: Literal["network", "disk"], deadline: Deadline) -> None:
-        with self._bmc.asked() as system:
+        with self._bmc.asked(deadline) as system:
             import sushy
 
             wanted = sushy.BootSource.PXE if device == "network" else sushy.BootSource.HDD
@@ -96,28 +96,28 @@ class Redfish:
     # --- Health
 
     def readings(self, deadline: Deadline) -> tuple[Reading, ...]:
-        with self._bmc.asked() as system:
+        with self._bmc.asked(deadline) as system:
             return tuple(redfish_health.readings(system))
 
     def sample(self, deadline: Deadline) -> Mapping[str, float]:
-        with self._bmc.asked() as system:
+        with self._bmc.asked(deadline) as system:
             self._sampled, found = redfish_health.beside_a_measurement(self._sampled, system)
         return found
 
     def latest_event(self, deadline: Deadline) -> int:
-        with self._bmc.asked() as system:
+        with self._bmc.asked(deadline) as system:
             return redfish_health.latest_event(system)
 
     def events(self, after: int, deadline: Deadline) -> tuple[HealthEvent, ...]:
-        with self._bmc.asked() as system:
+        with self._bmc.asked(deadline) as system:
             return redfish_health.events(system, after)
 
     def log_is_full(self, deadline: Deadline) -> bool:
-        with self._bmc.asked() as system:
+        with self._bmc.asked(deadline) as system:
             return redfish_health.log_is_full(system)
 
     def inventory(self, deadline: Deadline) -> Mapping[str, str]:
-        with self._bmc.asked() as system:
+        with self._bmc.asked(deadline) as system:
             return redfish_health.inventory(system)
 
     @staticmethod
@@ -125,7 +125,7 @@ class Redfish:
         return redfish.occupied(options)
 
     def _reset(self, kind: str, verb: str, deadline: Deadline) -> int:
-        with self._bmc.asked(lambda words: PowerError(f"{verb}: {words}", target=self.context.target.name)) as system:
+        with self._bmc.asked(deadline, lambda words: PowerError(f"{verb}: {words}", target=self.context.target.name)) as system:
             import sushy
 
             t0_ns = time.monotonic_ns()

@@ -197,7 +197,7 @@ class RedfishConsole:
         # What it has to say is in its errors; with no handler it would say it on our stderr.
         logging.getLogger("paramiko").addHandler(logging.NullHandler())
         self._line.stage = "the BMC has not said yet where its console is"
-        console = self._described()
+        console = self._described(deadline)
         where = f"the SSH of {self._bmc.host}:{console.port}"
         self._line.stage = f"the BMC has not let us in by SSH on port {console.port} yet"
         transport: paramiko.Transport | None = None
@@ -229,8 +229,8 @@ class RedfishConsole:
         self._entered = entered
         return entered
 
-    def _described(self) -> redfish_serial.SshConsole:
-        with self._bmc.asked() as system:
+    def _described(self, deadline: Deadline) -> redfish_serial.SshConsole:
+        with self._bmc.asked(deadline) as system:
             system.refresh(force=True)
             try:
                 return redfish_serial.ssh_console(system, self.entry)
@@ -253,7 +253,8 @@ class RedfishConsole:
         entered = self._entered
         if entered is not None and not entered.answers(ANSWER):
             return f"the BMC's SSH has not answered for {ANSWER:g} s"
-        with suppress(LabctlError), self._looks.asked() as system:  # the console is there: that Redfish is not, is no reason to leave it
+        # The console is there: that Redfish is not, is no reason to leave it.
+        with suppress(LabctlError), self._looks.asked(Deadline.after(ANSWER)) as system:
             system.refresh(force=True)
             state = redfish.power_of(system)
             if self._was_on and state == "Off":

@@ -1,0 +1,144 @@
+"""A BMC whose Redfish never ends, never comes, or makes no sense: it costs its time and no more, and is told by what it did."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from labctl.deadline import Deadline
+from labctl.errors import ManagementError
+from labctl.machine import boundedhttp, checkup, registry
+from labctl.machine.protocols import DriverContext, Power
+from labctl.machine.transcript import Transcript
+from labctl.model import PowerState, Target, TargetConfig
+from tests.hostile_bmc import Heard, Says, answer, hostile_bmc, well
+from tests.temporary_lab import LABCTL
+
+PASSWORD = "HOSTILE_BMC_PASSWORD"
+Asked = Callable[[Says], AbstractContextManager[tuple[Power, Heard]]]
+
+
+def of_target(url: str) -> Target:
+    options = {"url": url, "user": "admin", "password": f"env:{PASSWORD}"}
+    return Target("rack1", TargetConfig.model_validate({"schema": 1, "cpus": 1, "memory": "1G", "drivers": {"redfish": options}}))
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """The driver `redfish`, before such a BMC."""
+    monkeypatch.setenv(PASSWORD, "hunter2-of-the-rack")
+
+    @contextmanager
+    def of(says: Says) -> Iterator[tuple[Power, Heard]]:
+        with hostile_bmc(says) as heard, Transcript() as transcript:
+            yield registry.assemble(DriverContext(of_target(heard.url), tmp_path), transcript).power, heard
+
+    return of
+
+
+def drips(head: bytes) -> Says:
+    """A byte each tenth of a second, behind ``head``."""
+
+    def says(_: str) -> Iterator[bytes]:
+        yield head
+        while True:
+            time.sleep(0.1)
+            yield b" "
+
+    return says
+
+
+WHOLE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
+ENDLESS = {"in its head": b"HTTP/1.1 200 OK\r\nX: ", "in its body": WHOLE_HEAD}
+
+
+def test_one_that_is_well(asked: Asked) -> None:
+    """So that what the others are told is not this server's doing."""
+    with asked(lambda path: [well(path)]) as (power, heard):
+        assert power.state(Deadline.after(10)) is PowerState.ON
+        assert heard.requests[-1].startswith("GET /redfish/v1/Systems/1 ")
+
+
+@pytest.mark.parametrize("head", ENDLESS.values(), ids=ENDLESS)
+def test_an_answer_that_drips_has_one_deadline(asked: Asked, head: bytes) -> None:
+    with asked(drips(head)) as (power, _):
+        began = time.monotonic()
+        with pytest.raises(ManagementError) as caught:
+            power.state(Deadline.after(3))
+    assert time.monotonic() - began < 6
+    assert "does not answer GET /redfish/v1/ within 3 s: " in caught.value.message
+    assert "http://127.0.0.1:" in caught.value.message
+
+
+def test_a_check_of_one_that_drips_ends_at_the_first_signal(tmp_path: Path) -> None:
+    (tmp_path / "lab.toml").write_text("schema = 1\n")
+    with hostile_bmc(drips(WHOLE_HEAD)) as heard:
+        (tmp_path / "targets").mkdir()
+        (tmp_path / "targets/rack1.toml").write_text(
+            f'schema = 1\ncpus = 1\nmemory = "1G"\n[drivers.redfish]\nurl = "{heard.url}"\nuser = "admin"\npassword = "env:{PASSWORD}"\n'
+        )
+        environment = {**os.environ, PASSWORD: "x", "LABCTL_LOCKS": str(tmp_path / "locks")}
+        words = [str(LABCTL), "targets", "check", "rack1"]
+        with subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as checking:
+            limit = Deadline.after(30)
+            while not heard.requests and not limit.expired:
+                time.sleep(0.05)
+            began = time.monotonic()
+            checking.send_signal(signal.SIGTERM)
+            _, said = checking.communicate(timeout=60)
+        assert heard.requests
+        assert said == "labctl: interrupted\n"
+        assert checking.returncode == 130
+        assert time.monotonic() - began < checkup._FAREWELL + 4
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # a mistake of labctl's own is shown where it is made
+def test_a_check_of_many_keeps_their_order_and_tells_a_mistake_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = [Target(f"rack{number}", of_target("http://127.0.0.1:9").config) for number in range(checkup.AT_A_TIME + 9)]
+    monkeypatch.setattr(checkup, "check", lambda target, _: checkup.Found(target.name))
+    assert [found.target for found in checkup.check_all(targets, tmp_path)] == [target.name for target in targets]
+
+    def refused(target: Target, _: Path) -> checkup.Found:
+        raise ManagementError("no", target=target.name)
+
+    monkeypatch.setattr(checkup, "check", refused)
+    with pytest.raises(ManagementError, match="rack0: no"):
+        checkup.check_all(targets, tmp_path)
+
+    def mistaken(target: Target, _: Path) -> checkup.Found:
+        raise ZeroDivisionError(target.name)
+
+    monkeypatch.setattr(checkup, "check", mistaken)
+    with pytest.raises(ZeroDivisionError, match="rack0"):
+        checkup.check_all(targets, tmp_path)
+
+
+def without_end(path: str, head: bytes, sent: list[int]) -> Iterator[bytes]:
+    yield head
+    while path:
+        sent.append(1 << 16)
+        yield b" " * (1 << 16)
+
+
+@pytest.mark.parametrize("head", [*ENDLESS.values(), WHOLE_HEAD.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n")])
+def test_an_answer_without_an_end_fills_no_memory(asked: Asked, head: bytes) -> None:
+    sent: list[int] = []
+    with asked(lambda path: without_end(path, head, sent)) as (power, _), pytest.raises(ManagementError, match="the BMC at http://127"):
+        power.state(Deadline.after(60))
+    assert sum(sent) < 2 * boundedhttp.MOST + (8 << 20)  # of which the last lay in the sockets
+
+
+def test_an_answer_that_grows_when_it_is_unpacked(asked: Asked) -> None:
+    packed = gzip.compress(b" " * (boundedhttp.MOST + 1))
+    assert len(packed) < 1 << 16
+    told = pytest.raises(ManagementError, match="answers GET /redfish/v1/ without an end: 8 MiB and more")
+    with asked(lambda _: [answer(packed, Content_Encoding="gzip")]) as (power, _), told:
+        power.state(Deadline.after(60))
