@@ -25,6 +25,8 @@ ANSWER, CONNECT = 10.0, 5.0
 """Seconds that a BMC may take for one answer, and to take a connection."""
 _LEAST = 2.0
 """Seconds that it has where the deadline has passed: a verb that waits until something is true asks once more then."""
+_NO_SENSE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RecursionError)
+"""What is raised on an answer that is not as it should be, by the library or here: RecursionError, where it is nested too deeply."""
 
 
 @dataclass
@@ -85,7 +87,7 @@ class Bmc:
                 raise ManagementError(f"{self} answers without a sense ({type(cause).__name__})", target=self.target) from None
             remedy = "see its address, its cable and its certificate"
             raise ManagementError(f"{self} does not answer: {plain(cause)}", target=self.target, remedy=remedy) from None
-        except (exceptions.SushyError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (exceptions.SushyError, *_NO_SENSE) as error:
             raise ManagementError(f"{self} answers without a sense: {plain(error)}", target=self.target) from None
 
     def _connected(self, http: Bounded) -> Any:

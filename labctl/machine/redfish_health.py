@@ -117,7 +117,7 @@ def _words(entry: Mapping[str, Any]) -> str:
 def _seconds(created: object) -> float:
     try:
         return datetime.fromisoformat(str(created)).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 

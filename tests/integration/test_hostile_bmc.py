@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from labctl.deadline import Deadline
-from labctl.errors import ManagementError
+from labctl.errors import InfraError, ManagementError
 from labctl.machine import boundedhttp, checkup, registry
-from labctl.machine.protocols import DriverContext, Power
+from labctl.machine.protocols import DriverContext, Health, Power
 from labctl.machine.transcript import Transcript
 from labctl.model import PowerState, Target, TargetConfig
-from tests.hostile_bmc import Heard, Says, answer, hostile_bmc, well
+from tests.hostile_bmc import RESOURCES, Heard, Says, answer, hostile_bmc, well
 from tests.temporary_lab import LABCTL
 
 PASSWORD = "HOSTILE_BMC_PASSWORD"
@@ -142,3 +142,27 @@ def test_an_answer_that_grows_when_it_is_unpacked(asked: Asked) -> None:
     told = pytest.raises(ManagementError, match="answers GET /redfish/v1/ without an end: 8 MiB and more")
     with asked(lambda _: [answer(packed, Content_Encoding="gzip")]) as (power, _), told:
         power.state(Deadline.after(60))
+
+
+# --- answers that make no sense
+
+
+@pytest.mark.parametrize("deep", ["[", '{"Members": [', '{"a":'])
+def test_an_answer_that_is_nested_too_deeply_is_no_mistake_of_labctl(asked: Asked, deep: str) -> None:
+    with asked(lambda _: [answer(deep.encode() * 100_000)]) as (power, _), pytest.raises(ManagementError, match="the BMC at http"):
+        power.state(Deadline.after(10))
+
+
+@pytest.mark.parametrize("path", RESOURCES)
+@pytest.mark.parametrize("content", [None, 1, "text", [], [1], {}, {"Members": 5}, {"Members": [5]}, {"Links": [], "PowerState": []}])
+def test_whatever_an_answer_holds_has_one_name(asked: Asked, path: str, content: object) -> None:
+    """Of each resource in turn: all that is asked of a BMC ends well or as the lab's own error, in a moment."""
+    told: list[str] = []
+    with asked(lambda other: [well(other, {path: content})]) as (power, _):
+        assert isinstance(power, Health)
+        for question in (power.state, power.readings, power.latest_event, power.inventory, power.log_is_full, power.off):
+            try:
+                question(Deadline.after(10))
+            except InfraError as error:
+                told.append(error.message)
+    assert [words for words in told if "the BMC at http" not in words] == []
