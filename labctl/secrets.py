@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from labctl.errors import HostToolMissing, SecretUnavailable
 
 FORMS = "env:NAME, file:PATH, keyring:SERVICE/USER or vault:PATH#KEY"
 _MAX_BYTES = 4096
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _SHAPES = {
     "env": re.compile(r"[A-Za-z_][A-Za-z0-9_]*"),
     "file": re.compile(r"[^\0]+"),
@@ -40,13 +41,24 @@ def _checked(value: object) -> str:
         # What stands there may be the secret itself.
         raise PydanticCustomError("secret", "x", {"found": "a value that is no reference (it is not shown)", "allowed": FORMS})
     try:
-        if scheme == "env":
-            _from_environment(rest)
-        elif scheme == "file":
-            _open_file(rest)
+        if scheme in _AT_HAND:
+            reveal(value)
     except SecretUnavailable as error:
         raise PydanticCustomError("secret", "x", {"found": error.message, "allowed": error.remedy}) from None
     return value
+
+
+def at_most(limit: int, of: str) -> AfterValidator:
+    """For an option that is a `Secret`: as many bytes of UTF-8 as ``of`` takes, where it can be known beforehand."""
+
+    def fits(reference: str) -> str:
+        if reference.partition(":")[0] in _AT_HAND and len(reveal(reference).encode()) > limit:
+            raise PydanticCustomError(
+                "secret", "x", {"found": f"{reference} is longer than {limit} bytes", "allowed": f"as long as {of} takes"}
+            )
+        return reference
+
+    return AfterValidator(fits)
 
 
 Secret = Annotated[str, BeforeValidator(_checked), WithJsonSchema({"type": "string", "pattern": "^(env|file|keyring|vault):.+"})]
@@ -76,6 +88,8 @@ def reveal(reference: str) -> str:
     secret = _READERS[scheme](rest)
     if not secret:
         raise SecretUnavailable(f"{reference} is empty", remedy="put the secret there")
+    if _NO_TEXT.search(secret):
+        raise SecretUnavailable(f"{reference} holds more than one line, or what is no text", remedy="one line of text")
     return secret
 
 
@@ -100,7 +114,10 @@ def _open_file(path: str) -> str:
             raise SecretUnavailable(f"{file} belongs to somebody else (uid {status.st_uid})", remedy="a file of your own")
         if status.st_mode & 0o077:
             raise SecretUnavailable(f"{file} can be read by others (mode {status.st_mode & 0o777:04o})", remedy=f"chmod 600 {file}")
-        return os.read(descriptor, _MAX_BYTES).decode().rstrip("\r\n")
+        content = os.read(descriptor, _MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise SecretUnavailable(f"{file} is longer than {_MAX_BYTES} bytes", remedy="one line of text")
+        return content.decode().rstrip("\r\n")
     except UnicodeDecodeError:
         raise SecretUnavailable(f"{file} is not UTF-8 text", remedy="one line of text") from None
     finally:
@@ -159,6 +176,8 @@ def _read_vault(client: Any, mount: str, inside: str, absent: type[Exception]) -
     return found
 
 
+_AT_HAND = ("env", "file")
+"""Where a secret is there before anybody is asked for it."""
 _READERS: dict[str, Callable[[str], str]] = {
     "env": _from_environment,
     "file": _open_file,

@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from labctl.deadline import Deadline
 from labctl.errors import ConfigError, HostToolMissing, ManagementError, Problem
 from labctl.machine.lockfile import printable
-from labctl.secrets import reveal
+from labctl.secrets import Secret, at_most, reveal
 
 if TYPE_CHECKING:
     import pyipmi
@@ -28,6 +28,10 @@ KEPT = 10.0
 """Seconds after which a session that was not used is no longer relied on."""
 _NO_TIME = 0.2
 """Seconds in which nobody can be asked: what came before has used up the time, and that is what there is to say."""
+_LONGEST = 20
+"""Bytes of a password (IPMI 2.0, 22.30): a longer one is never the right one, and each wrong one counts."""
+Password = Annotated[Secret, at_most(_LONGEST, "IPMI")]
+"""A driver's option."""
 _BMC = 0x20
 _WRONG_PASSWORD = (0x0D, 0x0F)
 """RAKP status codes: unauthorized name, invalid integrity check value (IPMI 2.0, table 13-15)."""
@@ -147,10 +151,12 @@ def _connection(address: Address) -> pyipmi.Ipmi:
     import pyipmi
     import pyipmi.interfaces
 
+    if len((password := reveal(address.password)).encode()) > _LONGEST:
+        raise _mistake(address, f"{address.password} is longer than {_LONGEST} bytes", "as long as IPMI takes")
     interface = pyipmi.interfaces.create_interface("rmcpplus", keep_alive_interval=0, max_retries=1, cipher_suite=address.cipher_suite)
     ipmi = pyipmi.create_connection(interface)
     ipmi.session.set_session_type_rmcp(address.host, port=address.port)
-    ipmi.session.set_auth_type_user(address.user, reveal(address.password))
+    ipmi.session.set_auth_type_user(address.user, password)
     ipmi.session.set_priv_level("administrator")
     ipmi.target = pyipmi.Target(ipmb_address=_BMC)
     return ipmi
@@ -197,13 +203,12 @@ def _close(ipmi: pyipmi.Ipmi) -> None:
 
 
 def _not_let_in(address: Address) -> ConfigError:
-    problem = Problem(
-        f"targets/{address.target}.toml",
-        address.key,
-        f"{address} refuses the user {address.user!r} or the password of {address.password}",
-        "a user with administrator rights over LAN",
-    )
-    error = ConfigError([problem])
+    found = f"{address} refuses the user {address.user!r} or the password of {address.password}"
+    return _mistake(address, found, "a user with administrator rights over LAN")
+
+
+def _mistake(address: Address, found: str, allowed: str) -> ConfigError:
+    error = ConfigError([Problem(f"targets/{address.target}.toml", address.key, found, allowed)])
     error.target = address.target
     return error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import socket
 import stat
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ import pytest
 from pydantic import BaseModel
 
 from labctl.config import validate
+from labctl.deadline import Deadline
 from labctl.errors import ConfigError, SecretUnavailable
+from labctl.machine.ipmi import Address, Password, session
 from labctl.secrets import Secret, reveal
 
 VALUE = "correct-horse-battery"
@@ -84,6 +87,57 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     binary.chmod(0o600)
     assert "is not UTF-8 text" in refused(f"file:{binary}")
     assert stat.S_IMODE(binary.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("content", [b"one\ntwo\n", b"\none\n", b"one\0two\n", b"one\x1b[31m", b"one\ttwo"])
+def test_what_nobody_types_as_a_password_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    file.write_bytes(content)
+    assert f"file:{file} holds more than one line, or what is no text; one line of text" in refused(f"file:{file}")
+    with pytest.raises(SecretUnavailable, match="more than one line") as caught:
+        reveal(f"file:{file}")
+    assert "two" not in str(caught.value)
+    if b"\0" not in content:
+        monkeypatch.setitem(os.environb, b"BMC_PASSWORD", content)
+        assert "env:BMC_PASSWORD holds more than one line" in refused("env:BMC_PASSWORD")
+
+
+def test_one_that_is_not_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environb, b"BMC_PASSWORD", b"\xff\xfe")
+    assert "env:BMC_PASSWORD holds more than one line, or what is no text" in refused("env:BMC_PASSWORD")
+
+
+def test_a_file_that_is_no_password(file: Path) -> None:
+    file.write_text("x" * 4096)
+    assert reveal(f"file:{file}") == "x" * 4096
+    file.write_text("x" * (1 << 20))
+    assert f"{file} is longer than 4096 bytes; one line of text" in refused(f"file:{file}")
+
+
+def test_as_long_as_ipmi_takes(file: Path) -> None:
+    class Ipmi(BaseModel):
+        password: Password
+
+    for right in ("x" * 20, "ö" * 10):
+        file.write_text(right + "\n")
+        assert validate(Ipmi, {"password": f"file:{file}"}, "f").password == f"file:{file}"
+    for wrong in ("x" * 21, "ö" * 10 + "x"):
+        file.write_text(wrong + "\n")
+        with pytest.raises(ConfigError, match=rf"password: file:{file} is longer than 20 bytes; as long as IPMI takes") as caught:
+            validate(Ipmi, {"password": f"file:{file}"}, "targets/rack1.toml", "drivers.ipmi")
+        assert wrong not in str(caught.value)
+    assert validate(Ipmi, {"password": "keyring:bmc/admin"}, "f").password == "keyring:bmc/admin"  # which nobody has opened yet
+
+
+def test_one_that_is_too_long_is_not_sent(file: Path) -> None:
+    file.write_text("x" * 21)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening:
+        listening.bind(("127.0.0.1", 0))
+        address = Address("rack1", "127.0.0.1", listening.getsockname()[1], "admin", f"file:{file}", 3)
+        with pytest.raises(ConfigError, match=r"drivers.ipmi: file:.* is longer than 20 bytes"), session(address, Deadline.after(5)):
+            pass
+        listening.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            listening.recv(1)
 
 
 @pytest.mark.parametrize(

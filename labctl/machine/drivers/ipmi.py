@@ -18,11 +18,10 @@ from pydantic import Field
 from labctl.deadline import Deadline
 from labctl.errors import ManagementError, PowerError
 from labctl.machine import ipmi_health
-from labctl.machine.ipmi import Address, Conversation, Refused, session
+from labctl.machine.ipmi import Address, Conversation, Password, Refused, session
 from labctl.machine.polling import until
 from labctl.machine.protocols import DriverContext, HealthEvent, Reading
 from labctl.model import PowerState
-from labctl.secrets import Secret
 
 if TYPE_CHECKING:
     import pyipmi
@@ -37,7 +36,7 @@ class Ipmi:
     context: DriverContext
     host: str
     user: str
-    password: Secret
+    password: Password
     port: Annotated[int, Field(ge=1, le=65535)] = 623
     cipher_suite: Literal[0, 3, 17] = 3
     rest: Annotated[float, Field(ge=0, le=600)] = 0.0

@@ -22,13 +22,13 @@ from pydantic import Field
 
 from labctl.deadline import Deadline
 from labctl.errors import ConsoleLost, InfraError
-from labctl.machine.ipmi import Address, session
+from labctl.machine.ipmi import Address, Password, session
 from labctl.machine.line import CHECKED_EVERY, Broken, Line
 from labctl.machine.protocols import DriverContext
 from labctl.machine.transcript import Transcript
 from labctl.model import Target
 from labctl.process import Child, start_on_terminal
-from labctl.secrets import Secret, reveal
+from labctl.secrets import reveal
 
 _APP = 0x06
 _DEACTIVATE = bytes([0x49, 1, 1, 0, 0, 0, 0])
@@ -135,7 +135,7 @@ class Sol:
     transcript: Transcript
     host: str
     user: str
-    password: Secret
+    password: Password
     port: Annotated[int, Field(ge=1, le=65535)] = 623
     cipher_suite: Literal[3, 17] = 3
 
