@@ -59,8 +59,8 @@ _question: ContextVar[_Question] = ContextVar("_question")
 
 
 class Bounded(HTTPAdapter):
-    """For a session of requests, mounted in place of its own. ``url``: where the device is, and who else is told no password. ``answer``:
-    seconds that it may take for one answer, where `within` leaves as many. ``wrong`` says what an answer lacks, if anything."""
+    """For a session of requests, mounted in place of its own. ``url``: where the device is; whoever else is told no password. ``answer``:
+    seconds that it may take for one answer, where `within` leaves as many. ``wrong``: what an answer is instead of one, if it is none."""
 
     def __init__(self, url: str, answer: float, wrong: Callable[[requests.Response], str] = lambda _: "") -> None:
         self._origin = _origin(url)
@@ -71,8 +71,8 @@ class Bounded(HTTPAdapter):
 
     @property
     def asked(self) -> str:
-        """What this thread asked last, such as ``GET /redfish/v1``; empty before."""
-        return str(getattr(self._here, "asked", ""))
+        """What this thread asked last within the block, such as ``GET /redfish/v1``."""
+        return str(getattr(self._here, "asked", "") or "what it was asked")
 
     @contextmanager
     def within(self, limit: Deadline) -> Iterator[None]:
@@ -86,12 +86,12 @@ class Bounded(HTTPAdapter):
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
         parts = urlsplit(request.url or "")
-        self._here.asked = words = f"{request.method} {parts.path}"
-        if _origin(request.url or "") != self._origin:
+        if _origin(request.url or "") != self._origin:  # sent there by a redirect, or by a link in what was read
             raise Unfit(
-                f"leads to {parts.scheme}://{parts.netloc}{parts.path}, and the password is for itself alone",
+                f"answers {self.asked} by leading to {parts.scheme}://{parts.netloc}{parts.path}, which is told no password",
                 "if that is its true address, give it as the option url",
             )
+        self._here.asked = words = f"{request.method} {parts.path}"
         whole: Deadline | None = getattr(self._here, "limit", None)
         limit = Deadline.after(self._answer if whole is None else min(self._answer, whole.left))
         if whole is not None and whole.expired:
@@ -107,7 +107,9 @@ class Bounded(HTTPAdapter):
         finally:
             _question.reset(asking)
         if wrong := self._wrong(answer):
-            raise Unfit(f"answers {words} {wrong}", "see that it is the right address, and that the service is switched on there")
+            raise Unfit(
+                f"answers without a sense: {words} gave {wrong}", "see that this is its address, and the service is switched on there"
+            )
         return answer
 
     def _read(self, answer: requests.Response, words: str) -> None:

@@ -27,6 +27,7 @@ _LEAST = 2.0
 """Seconds that it has where the deadline has passed: a verb that waits until something is true asks once more then."""
 _NO_SENSE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RecursionError)
 """What is raised on an answer that is not as it should be, by the library or here: RecursionError, where it is nested too deeply."""
+_NOT_REDFISH = "see that url is the address of the BMC's Redfish; if it is, reset the BMC"
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Bmc:
                 "Redfish needs the Python package sushy", remedy="pip install 'labctl[hardware]'", target=self.target
             ) from None
         if self._http is None:
-            self._http = Bounded(self.url, ANSWER)
+            self._http = Bounded(self.url, ANSWER, _no_object)
         try:
             with self._http.within(Deadline.after(max(_LEAST, deadline.left))):
                 if self._system is None:
@@ -78,17 +79,24 @@ class Bmc:
             found = f"{self} refuses the user {self.user!r} or the password of {self.password}"
             raise self.wrong(self.key, found, "a user with administrator rights") from None
         except exceptions.HTTPError as error:
-            words = f"{self} says HTTP {error.status_code}: {plain(error.detail or error)}"
+            words = f"{self} says HTTP {error.status_code}: {plain(error.detail or 'no words of its own')} (to {self._http.asked})"
             raise refused(words) if refused else ManagementError(words, target=self.target) from None
         except (exceptions.ConnectionError, requests.RequestException) as error:
             if said := unfit(error):
                 raise ManagementError(f"{self} {plain(said.words)}", target=self.target, remedy=said.remedy) from None
-            if isinstance(cause := _cause(error), HTTPException):
-                raise ManagementError(f"{self} answers without a sense ({type(cause).__name__})", target=self.target) from None
+            cause, senseless = _cause(error), f"{self} answers without a sense: {self._http.asked}"
+            if isinstance(cause, requests.TooManyRedirects):
+                words = f"{senseless} sends us on and on, to its own addresses"
+                raise ManagementError(words, target=self.target, remedy="see that url is its address, and reset it") from None
+            if isinstance(cause, HTTPException):
+                raise ManagementError(f"{senseless} gave no HTTP ({type(cause).__name__})", target=self.target) from None
             remedy = "see its address, its cable and its certificate"
             raise ManagementError(f"{self} does not answer: {plain(cause)}", target=self.target, remedy=remedy) from None
-        except (exceptions.SushyError, *_NO_SENSE) as error:
-            raise ManagementError(f"{self} answers without a sense: {plain(error)}", target=self.target) from None
+        except exceptions.SushyError as error:
+            raise ManagementError(f"{self} answers without a sense: {self._http.asked}: {plain(error)}", target=self.target) from None
+        except _NO_SENSE as error:
+            words = f"{self} answers without a sense: {self._http.asked} gave what is of another kind in Redfish"
+            raise ManagementError(f"{words} ({type(error).__name__}: {plain(error)})", target=self.target, remedy=_NOT_REDFISH) from None
 
     def _connected(self, http: Bounded) -> Any:
         import sushy
@@ -156,6 +164,21 @@ def link_path(link: object) -> str:
 def members(content: object) -> list[dict[str, Any]]:
     """Those of a list that are objects."""
     return [member for member in content if isinstance(member, dict)] if isinstance(content, list) else []
+
+
+def _no_object(answer: Any) -> str:
+    """What was given for a resource instead of an object of JSON; empty if it is one."""
+    if answer.status_code != 200 or answer.request.method != "GET":
+        return ""
+    try:
+        content = answer.json()
+    except RecursionError:
+        return "JSON that is nested too deeply"
+    except ValueError:
+        kind = answer.headers.get("Content-Type", "").partition(";")[0] or "no kind of content"
+        return f"no JSON ({kind}): {answer.text[:60]!r}" if answer.content else "nothing"
+    kinds = {list: "a list", str: "a text", bool: "a truth", type(None): "null"}
+    return "" if isinstance(content, dict) else f"{kinds.get(type(content), 'a number')}, where Redfish has an object"
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -166,3 +166,70 @@ def test_whatever_an_answer_holds_has_one_name(asked: Asked, path: str, content:
             except InfraError as error:
                 told.append(error.message)
     assert [words for words in told if "the BMC at http" not in words] == []
+
+
+def oops(path: str, error: bytes = b"oops") -> bytes:
+    return answer(error, "text/plain", "500 Internal Server Error") if "Systems" in path else well(path)
+
+
+SAID = b'{"error": {"code": "Base.1.0.GeneralError", "message": "The BMC is\\u001b[31m busy."}}'
+SAYS: dict[str, tuple[Says, str]] = {
+    "a web page": (
+        lambda _: [answer(b"<html>Log in</html>", "text/html; charset=utf-8")],
+        "answers without a sense: GET /redfish/v1/ gave no JSON (text/html): '<html>Log in</html>'\n  try: see that this is its address",
+    ),
+    "nothing": (lambda _: [answer(b"")], "answers without a sense: GET /redfish/v1/ gave nothing\n  try: see that this is its address"),
+    "a list": (lambda _: [answer(b"[1]")], "answers without a sense: GET /redfish/v1/ gave a list, where Redfish has an object"),
+    "too deep": (lambda _: [answer(b"[" * 100_000)], "answers without a sense: GET /redfish/v1/ gave JSON that is nested too deeply"),
+    "a number inside": (
+        lambda path: [well(path, {"/redfish/v1/Systems": {"Name": "x", "Members": 5}})],
+        "answers without a sense: GET /redfish/v1/Systems: The attribute Members is malformed",
+    ),
+    "a text inside": (
+        lambda path: [well(path, {"/redfish/v1/Systems": {"Name": "x", "Members": "yes"}})],
+        "answers without a sense: GET /redfish/v1/Systems gave what is of another kind in Redfish (AttributeError: ",
+    ),
+    "a circle": (
+        lambda path: [answer(b"", status="302 Found", Location=path)],
+        "answers without a sense: GET /redfish/v1/ sends us on and on, to its own addresses",
+    ),
+    "an error": (lambda path: [oops(path)], "says HTTP 500: no words of its own (to GET /redfish/v1/Systems)"),
+    "an error with words": (lambda path: [oops(path, SAID)], "says HTTP 500: The BMC is [31m busy. (to GET /redfish/v1/Systems)"),
+    "no HTTP": (lambda _: [b"SSH-2.0-OpenSSH_9.2\r\n"], "answers without a sense: GET /redfish/v1/ gave no HTTP (BadStatusLine)"),
+}
+
+
+@pytest.mark.parametrize(("says", "words"), SAYS.values(), ids=SAYS)
+def test_what_it_says_is_told_by_what_was_asked(asked: Asked, says: Says, words: str) -> None:
+    with asked(says) as (power, heard), pytest.raises(ManagementError) as caught:
+        power.state(Deadline.after(10))
+    assert str(caught.value).startswith(f"rack1: the BMC at {heard.url} {words}")
+    assert "does not answer" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["redirect", "link"])
+def test_the_password_goes_nowhere_else(asked: Asked, how: str) -> None:
+    """Not where a redirect leads, nor a link in a resource, though it is another port of the same host."""
+    with hostile_bmc(lambda path: [well(path)]) as other:
+
+        def says(path: str) -> list[bytes]:
+            if "Systems" not in path:
+                return [well(path)]
+            if how == "redirect":
+                return [answer(b"", status="307 Temporary Redirect", Location=other.url + path)]
+            return [well(path, {"/redfish/v1/Systems": {"Name": "x", "Members": [{"@odata.id": f"{other.url}/redfish/v1/Systems/1"}]}})]
+
+        with asked(says) as (power, heard), pytest.raises(ManagementError) as caught:
+            power.state(Deadline.after(10))
+        assert "Authorization: Basic " in heard.requests[-1]
+        assert f"answers GET /redfish/v1/Systems by leading to {other.url}/redfish/v1/Systems" in caught.value.message
+        assert "give it as the option url" in caught.value.remedy
+        assert other.requests == []
+
+
+def test_a_redirect_of_its_own_is_followed(asked: Asked) -> None:
+    def says(path: str) -> list[bytes]:
+        return [answer(b"", status="301 Moved Permanently", Location=path.rstrip("/"))] if path.endswith("/") else [well(path)]
+
+    with asked(says) as (power, _):
+        assert power.state(Deadline.after(10)) is PowerState.ON
