@@ -126,7 +126,11 @@ class Bmc:
 def occupied(options: Mapping[str, Any]) -> str:
     """What a driver with these options has for itself."""
     parts = urlsplit(str(options.get("url")))
-    return f"the BMC {parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)} {options.get('system', '')}".rstrip()
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        return f"the BMC {parts.netloc}"  # a mistake of the file, which is told when its options are checked
+    return f"the BMC {parts.hostname}:{port} {options.get('system', '')}".rstrip()
 
 
 def power_of(system: Any) -> str:

@@ -52,6 +52,60 @@ def test_the_address_of_redfish_holds_no_password(url: str) -> None:
         assert "secret@" not in said
 
 
+ASKED = {"user": "u", "password": "keyring:a/b"}
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["rack1", "rack_1-bmc.lab.example.org.", "10.0.8.21", "fe80::1%eth0", "::1", "bücher.example", "7up", "a" * 63, "4.in-addr.arpa"],
+)
+def test_a_host(host: str) -> None:
+    check(target(ipmi={"host": host, **ASKED}, sol={"host": host, **ASKED}, ssh={"host": host, "user": "root"}))
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("127.0.0.1:623", "a host's name or its address, and nothing else; its port is a key of its own"),
+        ("http://127.0.0.1/", "a host's name or its address, and nothing else, such as 127.0.0.1"),
+        *(
+            (host, "a host's name or its address, and nothing else")
+            for host in ("", " ", "a b", "h/", "-x", "[::1]", "u@h", "h\n", "10.0.8.300")
+        ),
+        ("a" * 64, "a host's name or its address, and nothing else"),
+        (".".join(["a" * 50] * 6), "a host's name or its address, and nothing else"),
+    ],
+)
+def test_what_is_no_host(host: str, allowed: str) -> None:
+    for driver in ("ipmi", "sol"):
+        said = refused(**{driver: {"host": host, **ASKED}})
+        assert said.splitlines()[0].startswith(f"targets/rack1.toml: drivers.{driver}.host: found ")
+        assert said.splitlines()[0].endswith(f"; {allowed}")
+    assert "drivers.ssh.host: found " in refused(ssh={"host": host, "user": "root"})
+
+
+@pytest.mark.parametrize(
+    ("port", "allowed"), [("623", "a whole number"), (623.0, "a whole number"), (0, "at least 1"), (65536, "at most 65535")]
+)
+def test_a_port_is_a_number(port: object, allowed: str) -> None:
+    assert f"targets/rack1.toml: drivers.ipmi.port: found {port!r}; {allowed}" in refused(ipmi={"host": "h", "port": port, **ASKED})
+
+
+def test_a_rest_is_a_number() -> None:
+    assert "drivers.ipmi.rest: found '5'; a number" in refused(ipmi={"host": "h", "rest": "5", **ASKED})
+    check(target(ipmi={"host": "h", "rest": 5, **ASKED}))
+
+
+@pytest.mark.parametrize("url", ["https://h:abc", "https://h:99999", "https://a b", "http://10.0.0.300"])
+def test_the_address_of_redfish_is_one(url: str) -> None:
+    said = refused(redfish={"url": url, **ASKED})
+    assert (
+        said
+        == f"targets/rack1.toml: drivers.redfish.url: found {url!r}; http://HOST or https://HOST, with :PORT behind it where it is another one"
+    )
+    check_together([target(redfish={"url": url, **ASKED})])  # which looks at files that are wrong, too
+
+
 def test_the_cipher_suite_of_ipmi_is_one_that_keeps_a_secret() -> None:
     assert "drivers.ipmi.cipher_suite" in refused(ipmi={"host": "h", "user": "u", "password": "keyring:a/b", "cipher_suite": 2})
 

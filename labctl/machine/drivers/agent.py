@@ -16,6 +16,7 @@ from labctl.deadline import Deadline, DeadlineExpired
 from labctl.errors import CommandFailed, ConsoleLost, LabctlError, Problem, TargetHung
 from labctl.machine.agentclient import AgentClient, AgentLost, AgentRefused, StreamEnded
 from labctl.machine.boot import explain
+from labctl.machine.endpoint import Host, Port
 from labctl.machine.protocols import CommandResult, DriverContext, Forwards, Ports, Power
 from labctl.machine.transcript import Pattern, Transcript, Watch
 from labctl.machine.unended import Unended, processes
@@ -44,8 +45,8 @@ class Agent:
     channel: Literal["virtio", "serial", "tcp"] = "virtio"
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "labctl.agent"
     device: Annotated[str, Field(pattern=r"^/dev/[A-Za-z0-9/]{1,60}$")] = "/dev/ttyS1"
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535)] = 7007
+    host: Host = "127.0.0.1"
+    port: Port = 7007
 
     _client: AgentClient | None = field(default=None, init=False)
 

@@ -25,6 +25,7 @@ from labctl.machine.bootserver.delivery import Delivery, parts_of
 from labctl.machine.bootserver.loader import refusal
 from labctl.machine.bootserver.offer import File, describe
 from labctl.machine.bootserver.startable import refuse_others
+from labctl.machine.endpoint import Port
 from labctl.machine.lockfile import printable
 from labctl.machine.power import power_cycle
 from labctl.machine.protocols import BootDevice, DriverContext, Power
@@ -57,7 +58,7 @@ class Disk:
     append: str = ""
     patience: Annotated[float, Field(gt=0, le=3600)] = 60.0
     address: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535)] = 8069
+    port: Port = 8069
     url: Annotated[str, Field(pattern=r"^(http://[A-Za-z0-9.:\[\]-]+)?$")] = ""
     service: str = ""
     mac: Annotated[str, Field(pattern=r"^([0-9a-f]{2}(:[0-9a-f]{2}){5})?$")] = ""

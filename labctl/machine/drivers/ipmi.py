@@ -18,6 +18,7 @@ from pydantic import Field
 from labctl.deadline import Deadline
 from labctl.errors import ManagementError, PowerError
 from labctl.machine import ipmi_health
+from labctl.machine.endpoint import Host, Port
 from labctl.machine.ipmi import Address, Conversation, Password, Refused, session
 from labctl.machine.polling import until
 from labctl.machine.protocols import DriverContext, HealthEvent, Reading
@@ -34,12 +35,12 @@ class Ipmi:
     again), ``uefi`` (the boot device is asked for in UEFI's way)."""
 
     context: DriverContext
-    host: str
+    host: Host
     user: str
     password: Password
-    port: Annotated[int, Field(ge=1, le=65535)] = 623
+    port: Port = 623
     cipher_suite: Literal[0, 3, 17] = 3
-    rest: Annotated[float, Field(ge=0, le=600)] = 0.0
+    rest: Annotated[float, Field(strict=True, ge=0, le=600)] = 0.0
     uefi: bool = False
 
     _off_since: float | None = field(default=None, init=False)

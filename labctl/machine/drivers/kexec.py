@@ -22,6 +22,7 @@ from labctl.errors import ConfigError, ConsoleLost, DeployError, Problem, Target
 from labctl.machine.bootserver.delivery import Delivery, parts_of
 from labctl.machine.bootserver.offer import File, describe
 from labctl.machine.compiled import compiled
+from labctl.machine.endpoint import PortOrAny
 from labctl.machine.power import power_cycle
 from labctl.machine.protocols import CommandResult, DriverContext, Files, Power, Shell
 from labctl.machine.transcript import ConsoleEnded, Transcript
@@ -64,7 +65,7 @@ class Kexec:
     folder: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]{1,100}$")] = "/run"
     url: Annotated[str, Field(pattern=r"^(http://[A-Za-z0-9.:\[\]-]+)?$")] = ""
     address: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    port: PortOrAny = 0
     service: str = ""
     mac: Annotated[str, Field(pattern=r"^([0-9a-f]{2}(:[0-9a-f]{2}){5})?$")] = ""
 

@@ -20,6 +20,7 @@ from labctl.machine.bootserver.delivery import Delivery, parts_of
 from labctl.machine.bootserver.impatience import Impatience
 from labctl.machine.bootserver.seal import Seal
 from labctl.machine.bootserver.startable import refuse_others
+from labctl.machine.endpoint import PortOrAny
 from labctl.machine.power import power_cycle
 from labctl.machine.protocols import BootDevice, Console, DriverContext, Power
 from labctl.machine.transcript import Transcript
@@ -37,7 +38,7 @@ class Netboot:
     power: Power
     console: Console | None
     address: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    port: PortOrAny = 0
     service: str = ""
     mac: Annotated[str, Field(pattern=r"^([0-9a-f]{2}(:[0-9a-f]{2}){5})?$")] = ""
     boot_device: bool = True

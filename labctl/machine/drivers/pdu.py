@@ -75,7 +75,7 @@ class Pdu:
     method: Literal["GET", "POST", "PUT"] = "GET"
     user: str = ""
     password: Secret | None = None
-    rest: Annotated[float, Field(ge=0, le=600)] = 5.0
+    rest: Annotated[float, Field(strict=True, ge=0, le=600)] = 5.0
 
     _asked: PowerState = field(default=PowerState.UNKNOWN, init=False)
     """For an outlet that cannot be asked."""

@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from labctl.deadline import Deadline
 from labctl.errors import ManagementError, PowerError
 from labctl.machine import redfish, redfish_health
+from labctl.machine.endpoint import Url
 from labctl.machine.polling import until
 from labctl.machine.protocols import DriverContext, HealthEvent, Reading
 from labctl.model import PowerState
-from labctl.secrets import Secret, without_password
+from labctl.secrets import Secret
 
 
 @dataclass
@@ -26,12 +27,12 @@ class Redfish:
     ``uefi`` (the boot device is asked for in UEFI's way)."""
 
     context: DriverContext
-    url: Annotated[str, AfterValidator(without_password)]
+    url: Url
     user: str
     password: Secret
     system: str = ""
     verify: bool | str = True
-    rest: Annotated[float, Field(ge=0, le=600)] = 0.0
+    rest: Annotated[float, Field(strict=True, ge=0, le=600)] = 0.0
     uefi: bool = False
 
     _bmc: redfish.Bmc = field(init=False)

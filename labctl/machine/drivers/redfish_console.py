@@ -14,17 +14,16 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import AfterValidator
+from typing import TYPE_CHECKING, Any
 
 from labctl.deadline import Deadline
 from labctl.errors import ConsoleLost, HostToolMissing, LabctlError, ManagementError
 from labctl.machine import hostkey, redfish, redfish_serial
+from labctl.machine.endpoint import Url
 from labctl.machine.line import Broken, Line
 from labctl.machine.protocols import DriverContext
 from labctl.machine.transcript import Transcript
-from labctl.secrets import Secret, reveal, without_password
+from labctl.secrets import Secret, reveal
 
 if TYPE_CHECKING:
     import paramiko
@@ -147,7 +146,7 @@ class RedfishConsole:
 
     context: DriverContext
     transcript: Transcript
-    url: Annotated[str, AfterValidator(without_password)]
+    url: Url
     user: str
     password: Secret
     system: str = ""

@@ -16,12 +16,11 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any, Literal
 
 from labctl.deadline import Deadline
 from labctl.errors import ConsoleLost, InfraError
+from labctl.machine.endpoint import Host, Port
 from labctl.machine.ipmi import Address, Password, session
 from labctl.machine.line import CHECKED_EVERY, Broken, Line
 from labctl.machine.protocols import DriverContext
@@ -133,10 +132,10 @@ class Sol:
 
     context: DriverContext
     transcript: Transcript
-    host: str
+    host: Host
     user: str
     password: Password
-    port: Annotated[int, Field(ge=1, le=65535)] = 623
+    port: Port = 623
     cipher_suite: Literal[3, 17] = 3
 
     _line: Line = field(init=False)

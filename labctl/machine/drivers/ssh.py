@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
-
-from pydantic import Field
+from typing import IO, TYPE_CHECKING, Any
 
 from labctl.deadline import Deadline
 from labctl.errors import CommandFailed, ConfigError, ConsoleLost, HostToolMissing, LabctlError, Problem, TargetHung
 from labctl.machine import hostkey
 from labctl.machine.boot import explain
+from labctl.machine.endpoint import Host, Port
 from labctl.machine.protocols import CommandResult, DriverContext
 from labctl.machine.transcript import Pattern, Transcript
 from labctl.machine.unended import Unended
@@ -52,8 +51,8 @@ class Ssh:
 
     transcript: Transcript
     context: DriverContext
-    host: str
-    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    host: Host
+    port: Port = 22
     user: str = "root"
     key: str = ""
     password: Secret | None = None
