@@ -157,6 +157,6 @@ def _held(machine: Machine, lab_root: Path) -> bool:
 def _health(machine: Machine, found: Found, deadline: Deadline) -> None:
     power = machine.roles.get(Power)
     if isinstance(power, Health):
-        found.readings = power.readings(deadline)
         found.events = power.events(max(0, power.latest_event(deadline) - EVENTS), deadline)
         found.inventory = dict(power.inventory(deadline))
+        found.readings = power.readings(deadline)

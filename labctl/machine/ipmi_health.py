@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from labctl.machine.lockfile import printable
+from labctl.machine.plausible import is_plausible
 from labctl.machine.protocols import HealthEvent, Reading
 
 if TYPE_CHECKING:
@@ -58,7 +59,11 @@ def read_one(bmc: pyipmi.Ipmi, record: Any) -> Reading | None:
         return None  # not present now, as a fan of a bay that is empty
     if raw is None:
         return None
-    return Reading(_text(record.device_id_string), float(record.convert_sensor_raw_to_value(raw)), _UNITS[record.units_2])
+    try:
+        value, unit = float(record.convert_sensor_raw_to_value(raw)), _UNITS[record.units_2]
+    except (ArithmeticError, ValueError):
+        return None  # the record's own formula has no value there, as 1/x at 0
+    return Reading(_text(record.device_id_string), value, unit) if is_plausible(value, unit) else None
 
 
 def latest_event(bmc: pyipmi.Ipmi) -> int:

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from labctl.machine.lockfile import printable
+from labctl.machine.plausible import is_plausible
 from labctl.machine.protocols import HealthEvent, Reading
 from labctl.machine.redfish import get, link_path, links, members
 
@@ -19,6 +20,8 @@ SAMPLED = {"degC": "machine_degc", "W": "machine_watts"}
 _MOST = 1000
 """Entries of a log that are read."""
 _PAGES = 100
+_SHOWN = 3
+"""Sensors that are named where all of them are wrong."""
 _READ = (
     ("Thermal", "Temperatures", "ReadingCelsius", "degC"),
     ("Thermal", "Fans", "Reading", "rpm"),
@@ -28,17 +31,42 @@ _READ = (
 """Resource of a chassis, its list, the value there, its unit."""
 
 
+class Nonsense(ValueError):
+    """All that sensors of one kind say is what no machine has."""
+
+
 def readings(system: Any) -> Iterator[Reading]:
-    """Of the sensors that have a value now."""
+    """Of the sensors that have a value now, and one that can be."""
+    for _, name, value, unit in _said(system):
+        if is_plausible(value, unit):
+            yield Reading(name, float(value), unit)
+
+
+def checked_readings(system: Any) -> tuple[Reading, ...]:
+    """The same. Nonsense if there are sensors of a unit that say something, and none of them what can be."""
+    found: dict[str, list[Reading]] = {}
+    wrong: dict[str, list[str]] = {}
+    for where, name, value, unit in _said(system):
+        if is_plausible(value, unit):
+            found.setdefault(unit, []).append(Reading(name, float(value), unit))
+        else:
+            wrong.setdefault(unit, []).append(f"{where}: {name} says {value!r:.40}")
+    for unit, words in wrong.items():
+        if unit not in found:
+            raise Nonsense("; ".join(words[:_SHOWN]))
+    return tuple(reading for each in found.values() for reading in each)
+
+
+def _said(system: Any) -> Iterator[tuple[str, str, Any, str]]:
+    """Where a sensor stands, its name, what it says, which may be anything but null, and its unit."""
     for path in links(system.json.get("Links"), "Chassis"):
         chassis = get(system, path)
         resources = {name: get(system, link_path(chassis.get(name))) for name in ("Thermal", "Power") if link_path(chassis.get(name))}
         for resource, listed, key, unit in _READ:
             for sensor in members(resources.get(resource, {}).get(listed)):
-                value = sensor.get(key)
                 percent = unit == "rpm" and sensor.get("ReadingUnits", "RPM") != "RPM"
-                if isinstance(value, (int, float)) and not isinstance(value, bool) and not percent and _is_there(sensor):
-                    yield Reading(_text(sensor.get("Name") or sensor.get("MemberId") or listed), float(value), unit)
+                if sensor.get(key) is not None and not percent and _is_there(sensor):
+                    yield f"{resource}/{listed}", _text(sensor.get("Name") or sensor.get("MemberId") or listed), sensor[key], unit
 
 
 def beside_a_measurement(found: Mapping[str, str] | None, system: Any) -> tuple[dict[str, str], dict[str, float]]:

@@ -16,7 +16,7 @@ import pytest
 from labctl.deadline import Deadline
 from labctl.errors import InfraError, ManagementError
 from labctl.machine import boundedhttp, checkup, registry
-from labctl.machine.protocols import DriverContext, Health, Power
+from labctl.machine.protocols import DriverContext, Health, Power, Reading
 from labctl.machine.transcript import Transcript
 from labctl.model import PowerState, Target, TargetConfig
 from tests.hostile_bmc import RESOURCES, Heard, Says, answer, hostile_bmc, well
@@ -233,3 +233,47 @@ def test_a_redirect_of_its_own_is_followed(asked: Asked) -> None:
 
     with asked(says) as (power, _):
         assert power.state(Deadline.after(10)) is PowerState.ON
+
+
+# --- sensors
+
+
+def sensors(*said: object, watts: object = 180) -> Says:
+    """Thermal with these temperatures, Power with that draw."""
+    resources: dict[str, object] = {
+        "/c": {"Thermal": {"@odata.id": "/t"}, "Power": {"@odata.id": "/p"}},
+        "/t": {"Temperatures": [{"Name": f"T{number}", "ReadingCelsius": value} for number, value in enumerate(said)]},
+        "/p": {"PowerControl": [{"Name": "Draw", "PowerConsumedWatts": watts}]},
+    }
+    return lambda path: [well(path, resources)]
+
+
+NONSENSE = ["hot", 1e308, float("nan"), float("inf"), -300, True, [], 10**400]
+
+
+def test_what_no_machine_has_is_no_reading(asked: Asked) -> None:
+    with asked(sensors(*NONSENSE, 45, None, 44.5)) as (power, _):
+        assert isinstance(power, Health)
+        deadline = Deadline.after(10)
+        temperatures = (Reading(f"T{len(NONSENSE)}", 45.0, "degC"), Reading(f"T{len(NONSENSE) + 2}", 44.5, "degC"))
+        assert power.readings(deadline) == (*temperatures, Reading("Draw", 180.0, "W"))
+        assert power.sample(deadline) == {"machine_degc": 45.0, "machine_watts": 180.0}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE, ids=lambda value: str(value)[:9])
+def test_nothing_but_nonsense_is_no_health(asked: Asked, nonsense: object) -> None:
+    with asked(sensors(nonsense, None)) as (power, heard):
+        assert isinstance(power, Health)
+        with pytest.raises(ManagementError) as caught:
+            power.readings(Deadline.after(10))
+        said = f"the BMC at {heard.url} answers without a sense: Thermal/Temperatures: T0 says {nonsense!r:.40}"
+        assert caught.value.message == said
+        assert power.sample(Deadline.after(10)) == {"machine_watts": 180.0}  # which is beside a measurement all the same
+
+
+def test_a_check_of_nonsense_is_wrong_and_says_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSWORD, "x")
+    with hostile_bmc(sensors(*NONSENSE)) as heard:
+        found = checkup.check(of_target(heard.url), tmp_path)
+    assert [type(error) for error in found.wrong] == [ManagementError]
+    assert (found.power, found.readings) == ("on", ())

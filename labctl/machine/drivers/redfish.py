@@ -98,7 +98,12 @@ class Redfish:
 
     def readings(self, deadline: Deadline) -> tuple[Reading, ...]:
         with self._bmc.asked(deadline) as system:
-            return tuple(redfish_health.readings(system))
+            try:
+                return redfish_health.checked_readings(system)
+            except redfish_health.Nonsense as error:
+                raise ManagementError(
+                    f"{self._bmc} answers without a sense: {redfish.plain(error)}", target=self.context.target.name
+                ) from None
 
     def sample(self, deadline: Deadline) -> Mapping[str, float]:
         with self._bmc.asked(deadline) as system:
