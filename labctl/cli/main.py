@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from labctl import __version__
-from labctl.cli.verb import guard
+from labctl.cli.verb import guard, printable
 from labctl.errors import InfraError, LabctlError, StorageError
 
 VERBS = {
@@ -156,5 +156,6 @@ def _interrupted() -> int:
 
 
 def _say(error: LabctlError) -> int:
-    print(f"labctl: {error}", file=sys.stderr)
+    # It may hold the words of a program, a device or a guest.
+    print(f"labctl: {printable(str(error))}", file=sys.stderr)
     return error.exit_code

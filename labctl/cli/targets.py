@@ -114,7 +114,7 @@ def check_targets(
     lab = this_lab()
     results: list[dict[str, Any]] = []
     problems: list[Problem] = []
-    missing: dict[str, str] = {}
+    missing: dict[str, list[HostToolMissing]] = {}
     for known in [name] if name is not None else lab.target_files:
         found = _check(lab, known, problems, missing)
         results.append({"target": known, "ok": not found, "problems": found})
@@ -145,7 +145,8 @@ def check_targets(
     if problems:
         raise ConfigError(problems)
     if missing:
-        raise HostToolMissing("; ".join(missing), remedy=" && ".join(dict.fromkeys(missing.values())))
+        words = [f"{', '.join(dict.fromkeys(error.target for error in errors))}: {message}" for message, errors in missing.items()]
+        raise HostToolMissing("; ".join(words), remedy=" && ".join(dict.fromkeys(errors[0].remedy for errors in missing.values())))
     if failed:
         raise _together(failed)
 
@@ -269,7 +270,7 @@ def _read(lab: Lab) -> tuple[list[Target], list[Problem]]:
     return targets, problems
 
 
-def _check(lab: Lab, name: str, problems: list[Problem], missing: dict[str, str]) -> list[str]:
+def _check(lab: Lab, name: str, problems: list[Problem], missing: dict[str, list[HostToolMissing]]) -> list[str]:
     from labctl.machine import registry
 
     try:
@@ -279,12 +280,9 @@ def _check(lab: Lab, name: str, problems: list[Problem], missing: dict[str, str]
         problems += error.problems
         return [str(problem) for problem in error.problems]
     found = []
-    for program in registry.host_programs(target):
-        try:
-            _find(program)
-        except HostToolMissing as error:
-            missing[error.message] = error.remedy
-            found.append(error.message)
+    for lacking in registry.missing_programs(target):
+        missing.setdefault(lacking.message, []).append(lacking)
+        found.append(lacking.message)
     return found
 
 
@@ -303,12 +301,6 @@ def _shared(lab: Lab, results: list[dict[str, Any]]) -> list[Problem]:
             result["problems"] = [*result["problems"], *map(str, error.problems)]
             problems += error.problems
     return problems
-
-
-def _find(program: str) -> str:
-    from labctl import process
-
-    return process.find(program)
 
 
 def _content(target: Target) -> dict[str, Any]:

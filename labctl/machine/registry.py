@@ -11,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import os
 import pkgutil
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -21,8 +22,9 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
 
+from labctl import process
 from labctl.config import nearest, validate
-from labctl.errors import ConfigError, Problem
+from labctl.errors import ConfigError, HostToolMissing, Problem
 from labctl.machine import drivers
 from labctl.machine.protocols import ROLES, Console, Counter, Deploy, DriverContext, Power, Shell
 from labctl.machine.transcript import Transcript
@@ -226,14 +228,31 @@ def takes_wires(target: Target) -> bool:
 
 def host_programs(target: Target) -> list[str]:
     """Programs of the host that the target's drivers call: what each says in ``host_programs(target, options)``, if it says it."""
-    programs: list[str] = []
+    return [program for _, _, program in _called(target)]
+
+
+def missing_programs(target: Target) -> list[HostToolMissing]:
+    """Those of them that the host lacks, each with the driver that calls it."""
+    missing = []
+    for name, driver, program in _called(target):
+        try:
+            process.find(program)
+        except HostToolMissing as error:
+            # What the lab does not call of its own accord is no package's name.
+            known = program in process.PACKAGES or os.sep in program
+            remedy = error.remedy if known else f"install it, or correct targets/{name}.toml"
+            missing.append(HostToolMissing(f"drivers.{driver}: {error.message}", target=name, remedy=remedy))
+    return missing
+
+
+def _called(target: Target) -> Iterator[tuple[str, str, str]]:
+    """Those programs, each behind the names of the target and the driver that calls it."""
     for part in target.parts if target.machines else ():
-        programs += host_programs(part)
+        yield from _called(part)
     for name, options in target.config.drivers.items():
         needs = getattr(load(name), "host_programs", None)
         if callable(needs):
-            programs += needs(target, options)
-    return programs
+            yield from ((target.name, name, program) for program in needs(target, options))
 
 
 def in_guest(target: Target) -> str:

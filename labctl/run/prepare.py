@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from labctl import __version__, process
+from labctl import __version__
 from labctl.build import suite
 from labctl.build.obtain import by_multiboot, check, obtain, recipes
 from labctl.config import Lab, nearest
@@ -291,8 +291,8 @@ def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], Non
     BuildFailed, HostToolMissing, StorageError.
     """
     for name, channel in {(cell.target, cell.channel) for cell in planned.cells}:
-        for program in registry.host_programs(registry.on_channel(planned.targets[name], channel)):
-            process.find(program)
+        for missing in registry.missing_programs(registry.on_channel(planned.targets[name], channel)):
+            raise missing
     wanted = list(dict.fromkeys(cell.build for cell in planned.cells))
     with ThreadPoolExecutor(max_workers=4) as pool:
         identity = pool.submit(host.identity)  # asks QEMU for its version

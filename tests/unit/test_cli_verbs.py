@@ -331,6 +331,14 @@ def test_exit_status_says_whose_fault_it_is(labctl, lab: Path, monkeypatch: pyte
     assert "Traceback" not in ran.err
 
 
+def test_an_error_cannot_steer_the_terminal(labctl, lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise TargetBusy("held by \x1b[31mred\x07\nand blue", target="small", remedy="wait")
+
+    monkeypatch.setattr("labctl.config.Lab.find", fail)
+    assert labctl("targets", "list").err == "labctl: small: held by \\x1b[31mred\\x07\nand blue\n  try: wait\n"
+
+
 def test_mistake_in_labctl_is_no_verdict_on_a_build(labctl, lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("labctl.config.Lab.find", lambda: 1 / 0)
     ran = labctl("targets", "list")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from labctl.errors import ConfigError
-from labctl.machine.registry import check, check_together, stays_on
+from labctl.deadline import Deadline
+from labctl.errors import ConfigError, HostToolMissing, ManagementError
+from labctl.machine.protocols import DriverContext, Power
+from labctl.machine.registry import assemble, check, check_together, missing_programs, stays_on
+from labctl.machine.transcript import Transcript
 from labctl.model import Target, TargetConfig
 
 
@@ -141,3 +145,36 @@ def test_two_targets_do_not_share_what_switches_them() -> None:
 def test_a_server_stays_on_and_an_emulator_does_not() -> None:
     assert stays_on(target(manual={}))
     assert not stays_on(target(qemu={}))
+
+
+def test_a_program_that_the_host_lacks_is_told_with_its_driver() -> None:
+    (missing,) = missing_programs(target(pdu={"command": "no-such-pductl {verb}"}))
+    assert str(missing) == "rack1: drivers.pdu: the host has no no-such-pductl\n  try: install it, or correct targets/rack1.toml"
+    assert missing_programs(target(pdu={"command": "sh {verb}"})) == []
+
+
+def outlet(tmp_path: Path, said: str, **options: Any) -> Power:
+    """An outlet whose command, or the end of it, is that of a shell."""
+    command = {"command": f"sh -c '{said}' {{verb}}", **options}
+    return assemble(DriverContext(target(pdu=command), tmp_path), Transcript()).power
+
+
+def test_an_outlet_steers_no_terminal(tmp_path: Path) -> None:
+    power = outlet(tmp_path, r'printf "\033[31mboom\007\n" >&2; exit 7')
+    with pytest.raises(ManagementError) as caught:
+        power.state(Deadline.after(10))
+    assert str(caught.value) == "rack1: sh ended with 7:  [31mboom "
+
+
+def test_an_outlet_without_a_name(tmp_path: Path) -> None:
+    for options, named in (({}, "the outlet"), ({"outlet": "7"}, "outlet 7")):
+        with pytest.raises(ManagementError, match=rf"^rack1: {named} says neither on nor off: 'maybe'"):
+            outlet(tmp_path, "echo maybe", **options).state(Deadline.after(10))
+
+
+def test_a_command_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(HostToolMissing) as caught:
+        outlet(tmp_path, "", command="no-such-pductl {verb}").state(Deadline.after(10))
+    assert (
+        str(caught.value) == "rack1: drivers.pdu.command: the host has no no-such-pductl\n  try: install it, or correct targets/rack1.toml"
+    )

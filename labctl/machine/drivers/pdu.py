@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field
 
 from labctl.deadline import Deadline
 from labctl.errors import HostToolMissing, ManagementError, PowerError, Problem
+from labctl.machine.lockfile import printable
 from labctl.machine.polling import until
 from labctl.machine.protocols import DriverContext
 from labctl.model import PowerState, Target
@@ -133,7 +134,7 @@ class Pdu:
         on, off = re.search(self.says_on, said), re.search(self.says_off, said)
         if bool(on) == bool(off):
             raise ManagementError(
-                f"outlet {self.outlet} says neither on nor off: {said[:200].strip()!r}",
+                f"{self._named} says neither on nor off: {said[:200].strip()!r}",
                 target=self.context.target.name,
                 remedy="see drivers.pdu.says_on and says_off",
             )
@@ -147,9 +148,13 @@ class Pdu:
         self._asked = wanted
         if not until(lambda: self.state(deadline) is wanted, deadline):
             raise PowerError(
-                f"outlet {self.outlet} took power {verb} ({said[:100].strip()!r}), and does not read {wanted} {deadline.seconds:g} s later",
+                f"{self._named} took power {verb} ({said[:100].strip()!r}), and does not read {wanted} {deadline.seconds:g} s later",
                 target=self.context.target.name,
             )
+
+    @property
+    def _named(self) -> str:
+        return f"outlet {self.outlet}" if self.outlet else "the outlet"
 
     def _ask(self, verb: Literal["on", "off", "state"], deadline: Deadline) -> str:
         places = {"host": self.host, "outlet": self.outlet, "verb": self.verbs[verb]}
@@ -164,8 +169,12 @@ class Pdu:
             done = run(argv, limit, env={**os.environ, **secret})
         except ManagementError as error:
             raise ManagementError(error.message, target=self.context.target.name, remedy=error.remedy) from None
+        except HostToolMissing as error:
+            remedy = f"install it, or correct targets/{self.context.target.name}.toml"
+            raise HostToolMissing(f"drivers.pdu.command: {error.message}", target=self.context.target.name, remedy=remedy) from None
         if done.status != 0:
-            raise ManagementError(f"{argv[0]} ended with {done.status}: {done.words[:200]}", target=self.context.target.name)
+            words = f": {_plain(done.words)}" if done.words else ""
+            raise ManagementError(f"{argv[0]} ended with {done.status}{words}", target=self.context.target.name)
         return done.out[:_MOST]
 
     def _by_http(self, places: Mapping[str, str], limit: Deadline) -> str:
@@ -185,13 +194,18 @@ class Pdu:
         except (requests.RequestException, OSError) as error:
             raise ManagementError(f"the outlet at {url} does not answer: {type(error).__name__}", target=self.context.target.name) from None
         if not 200 <= status < 300:
-            words = " ".join(said.split())[:100]
+            words = _plain(said, 100)
             raise ManagementError(
                 f"the outlet at {url} says HTTP {status}" + (f": {words}" if words else ""),
                 target=self.context.target.name,
                 remedy="see drivers.pdu.user and password" if status in (401, 403) else "",
             )
         return said
+
+
+def _plain(text: str, most: int = 200) -> str:
+    """An outlet's words, on one line, short, and safe on a terminal."""
+    return printable(" ".join(text.split())[:most])
 
 
 DRIVER = Pdu
