@@ -277,3 +277,22 @@ def test_a_check_of_nonsense_is_wrong_and_says_no_number(tmp_path: Path, monkeyp
         found = checkup.check(of_target(heard.url), tmp_path)
     assert [type(error) for error in found.wrong] == [ManagementError]
     assert (found.power, found.readings) == ("on", ())
+
+
+# --- an outlet that speaks HTTP is as little vouched for
+
+
+def of_outlet(url: str, folder: Path) -> Power:
+    options = {"url": f"{url}/{{verb}}"}
+    config = TargetConfig.model_validate({"schema": 1, "cpus": 1, "memory": "1G", "drivers": {"pdu": options}})
+    return registry.assemble(DriverContext(Target("rack1", config), folder), Transcript()).power
+
+
+def test_an_outlet_that_drips_has_one_deadline(tmp_path: Path) -> None:
+    with hostile_bmc(lambda _: [answer(b"it is on", "text/plain")]) as heard:
+        assert of_outlet(heard.url, tmp_path).state(Deadline.after(10)) is PowerState.ON
+    with hostile_bmc(drips(WHOLE_HEAD)) as heard:
+        began = time.monotonic()
+        with pytest.raises(ManagementError, match=rf"the outlet at {heard.url}/state does not answer GET /state within 2 s: "):
+            of_outlet(heard.url, tmp_path).state(Deadline.after(2))
+    assert time.monotonic() - began < 5

@@ -180,6 +180,8 @@ class Pdu:
     def _by_http(self, places: Mapping[str, str], limit: Deadline) -> str:
         try:
             import requests
+
+            from labctl.machine.boundedhttp import Bounded, unfit
         except ImportError:
             remedy = "pip install 'labctl[hardware]'"
             raise HostToolMissing("an outlet's HTTP needs the Python package requests", remedy=remedy) from None
@@ -187,12 +189,16 @@ class Pdu:
 
         url = self.url.format(**{name: value if name == "host" else quote(value, safe="") for name, value in places.items()})
         auth = (self.user, reveal(self.password)) if self.password else None
+        bounded = Bounded(url, ANSWER)
         try:
-            with requests.request(self.method, url, auth=auth, timeout=max(0.1, limit.left), allow_redirects=False, stream=True) as answer:
-                said = str(answer.raw.read(_MOST, decode_content=True), errors="replace")
-                status = answer.status_code
+            with requests.Session() as session, bounded.within(limit):
+                for scheme in ("http://", "https://"):
+                    session.mount(scheme, bounded)
+                answer = session.request(self.method, url, auth=auth, timeout=max(0.1, limit.left), allow_redirects=False)
         except (requests.RequestException, OSError) as error:
-            raise ManagementError(f"the outlet at {url} does not answer: {type(error).__name__}", target=self.context.target.name) from None
+            words = found.words if (found := unfit(error)) else f"does not answer: {type(error).__name__}"
+            raise ManagementError(f"the outlet at {url} {words}", target=self.context.target.name) from None
+        said, status = answer.content[:_MOST].decode(errors="replace"), answer.status_code
         if not 200 <= status < 300:
             words = _plain(said, 100)
             raise ManagementError(
