@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -39,11 +40,11 @@ class Heard:
 
 
 @contextmanager
-def hostile_bmc(says: Says) -> Iterator[Heard]:
+def hostile_bmc(says: Says, tls: ssl.SSLContext | None = None) -> Iterator[Heard]:
     """Serve on a free port of 127.0.0.1, each request in a thread of its own."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        heard = Heard(f"http://127.0.0.1:{listening.getsockname()[1]}")
-        threading.Thread(target=_accept, args=(listening, says, heard), daemon=True).start()
+        heard = Heard(f"{'https' if tls else 'http'}://127.0.0.1:{listening.getsockname()[1]}")
+        threading.Thread(target=_accept, args=(listening, tls, says, heard), daemon=True).start()
         try:
             yield heard
         finally:
@@ -52,15 +53,15 @@ def hostile_bmc(says: Says) -> Iterator[Heard]:
                 listening.shutdown(socket.SHUT_RDWR)
 
 
-def _accept(listening: socket.socket, says: Says, heard: Heard) -> None:
+def _accept(listening: socket.socket, tls: ssl.SSLContext | None, says: Says, heard: Heard) -> None:
     with suppress(OSError):
         while True:
             connection, _ = listening.accept()
-            threading.Thread(target=_serve, args=(connection, says, heard), daemon=True).start()
+            threading.Thread(target=_serve, args=(connection, tls, says, heard), daemon=True).start()
 
 
-def _serve(connection: socket.socket, says: Says, heard: Heard) -> None:
-    with connection, suppress(OSError):
+def _serve(plain: socket.socket, tls: ssl.SSLContext | None, says: Says, heard: Heard) -> None:
+    with suppress(OSError), plain, tls.wrap_socket(plain, server_side=True) if tls else plain as connection:
         request = b""
         while b"\r\n\r\n" not in request:
             if not (data := connection.recv(1 << 16)):

@@ -5,13 +5,19 @@ from __future__ import annotations
 import gzip
 import os
 import signal
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from labctl.deadline import Deadline
 from labctl.errors import InfraError, ManagementError
@@ -26,8 +32,8 @@ PASSWORD = "HOSTILE_BMC_PASSWORD"
 Asked = Callable[[Says], AbstractContextManager[tuple[Power, Heard]]]
 
 
-def of_target(url: str) -> Target:
-    options = {"url": url, "user": "admin", "password": f"env:{PASSWORD}"}
+def of_target(url: str, **more: object) -> Target:
+    options = {"url": url, "user": "admin", "password": f"env:{PASSWORD}", **more}
     return Target("rack1", TargetConfig.model_validate({"schema": 1, "cpus": 1, "memory": "1G", "drivers": {"redfish": options}}))
 
 
@@ -142,6 +148,46 @@ def test_an_answer_that_grows_when_it_is_unpacked(asked: Asked) -> None:
     told = pytest.raises(ManagementError, match="answers GET /redfish/v1/ without an end: 8 MiB and more")
     with asked(lambda _: [answer(packed, Content_Encoding="gzip")]) as (power, _), told:
         power.state(Deadline.after(60))
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of 127.0.0.1, signed by itself, with its key."""
+    file = tmp_path_factory.mktemp("tls") / "bmc.pem"
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - timedelta(1), now + timedelta(1))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+    no_password = serialization.NoEncryption()
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, no_password)
+    file.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM) + private)
+    return file
+
+
+def test_the_same_by_tls(certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSWORD, "x")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+
+    def state(url: str, seconds: float, **options: object) -> PowerState:
+        config = of_target(url, **options).config
+        power = registry.assemble(DriverContext(Target("rack1", config), tmp_path), Transcript()).power
+        return power.state(Deadline.after(seconds))
+
+    with hostile_bmc(lambda path: [well(path)], tls) as heard:
+        assert state(heard.url, 10, verify=str(certificate)) is PowerState.ON
+        assert state(heard.url, 10, verify=False) is PowerState.ON
+        with pytest.raises(ManagementError, match=r"does not answer: .*CERTIFICATE_VERIFY_FAILED.*\n  try: .* its certificate"):
+            state(heard.url, 10)
+    with hostile_bmc(drips(WHOLE_HEAD), tls) as heard:
+        began = time.monotonic()
+        with pytest.raises(ManagementError, match=r"does not answer GET /redfish/v1/ within 2 s: "):
+            state(heard.url, 2, verify=str(certificate))
+        assert time.monotonic() - began < 5
+    told = pytest.raises(ManagementError, match="answers GET /redfish/v1/ without an end: 8 MiB and more")
+    with hostile_bmc(lambda path: without_end(path, WHOLE_HEAD, []), tls) as heard, told:
+        state(heard.url, 60, verify=False)
 
 
 # --- answers that make no sense
