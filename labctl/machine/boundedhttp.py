@@ -41,10 +41,11 @@ class Unfit(requests.RequestException):
         self.remedy = remedy
 
 
-def unfit(error: BaseException | None) -> Unfit | None:
-    """What lies behind an error of requests, or of a library that stands on it."""
-    while error is not None and not isinstance(error, Unfit):
-        error = error.__cause__ or error.__context__
+def cause(error: BaseException, handled: BaseException | None) -> BaseException:
+    """The innermost reason of an error of requests, or of a library that stands on it; Unfit, if that is one. ``handled``:
+    `sys.exception` before the question, which is of another matter: Python hangs it to the end of the chain."""
+    while not isinstance(error, Unfit) and (inner := error.__cause__ or error.__context__) not in (None, handled):
+        error = inner
     return error
 
 

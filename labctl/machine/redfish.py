@@ -6,6 +6,7 @@ words. Every request logs in by itself (HTTP Basic): a BMC has few sessions, and
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,11 +64,12 @@ class Bmc:
             import requests
             from sushy import exceptions
 
-            from labctl.machine.boundedhttp import Bounded, unfit
+            from labctl.machine.boundedhttp import Bounded, Unfit, cause
         except ImportError:
             raise HostToolMissing(
                 "Redfish needs the Python package sushy", remedy="pip install 'labctl[hardware]'", target=self.target
             ) from None
+        handled = sys.exception()
         if self._http is None:
             self._http = Bounded(self.url, ANSWER, _no_object)
         try:
@@ -82,16 +84,16 @@ class Bmc:
             words = f"{self} says HTTP {error.status_code}: {plain(error.detail or 'no words of its own')} (to {self._http.asked})"
             raise refused(words) if refused else ManagementError(words, target=self.target) from None
         except (exceptions.ConnectionError, requests.RequestException) as error:
-            if said := unfit(error):
-                raise ManagementError(f"{self} {plain(said.words)}", target=self.target, remedy=said.remedy) from None
-            cause, senseless = _cause(error), f"{self} answers without a sense: {self._http.asked}"
-            if isinstance(cause, requests.TooManyRedirects):
+            reason, senseless = cause(error, handled), f"{self} answers without a sense: {self._http.asked}"
+            if isinstance(reason, Unfit):
+                raise ManagementError(f"{self} {plain(reason.words)}", target=self.target, remedy=reason.remedy) from None
+            if isinstance(reason, requests.TooManyRedirects):
                 words = f"{senseless} sends us on and on, to its own addresses"
                 raise ManagementError(words, target=self.target, remedy="see that url is its address, and reset it") from None
-            if isinstance(cause, HTTPException):
-                raise ManagementError(f"{senseless} gave no HTTP ({type(cause).__name__})", target=self.target) from None
+            if isinstance(reason, HTTPException):
+                raise ManagementError(f"{senseless} gave no HTTP ({type(reason).__name__})", target=self.target) from None
             remedy = "see its address, its cable and its certificate"
-            raise ManagementError(f"{self} does not answer: {plain(cause)}", target=self.target, remedy=remedy) from None
+            raise ManagementError(f"{self} does not answer: {plain(reason)}", target=self.target, remedy=remedy) from None
         except exceptions.SushyError as error:
             raise ManagementError(f"{self} answers without a sense: {self._http.asked}: {plain(error)}", target=self.target) from None
         except _NO_SENSE as error:
@@ -183,13 +185,6 @@ def _no_object(answer: Any) -> str:
         return f"no JSON ({kind}): {answer.text[:60]!r}" if answer.content else "nothing"
     kinds = {list: "a list", str: "a text", bool: "a truth", type(None): "null"}
     return "" if isinstance(content, dict) else f"{kinds.get(type(content), 'a number')}, where Redfish has an object"
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The innermost reason: the outer ones repeat themselves."""
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
-    return error
 
 
 def plain(error: object) -> str:

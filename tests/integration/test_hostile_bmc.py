@@ -190,6 +190,18 @@ def test_the_same_by_tls(certificate: Path, tmp_path: Path, monkeypatch: pytest.
         state(heard.url, 60, verify=False)
 
 
+def test_what_is_asked_behind_an_error_has_its_own_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine is switched off behind an error, or an interrupt: Python hangs that one to whatever is raised then."""
+    monkeypatch.setenv(PASSWORD, "x")
+    nothing = registry.assemble(DriverContext(of_target("http://127.0.0.1:9"), tmp_path), Transcript()).power
+    for earlier in (KeyboardInterrupt(), boundedhttp.Unfit("answers another question")):
+        try:
+            raise earlier
+        except type(earlier):
+            with pytest.raises(ManagementError, match=r"127.0.0.1:9 does not answer: .*refused"):
+                nothing.state(Deadline.after(10))
+
+
 # --- answers that make no sense
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import string
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -181,7 +182,7 @@ class Pdu:
         try:
             import requests
 
-            from labctl.machine.boundedhttp import Bounded, unfit
+            from labctl.machine.boundedhttp import Bounded, Unfit, cause
         except ImportError:
             remedy = "pip install 'labctl[hardware]'"
             raise HostToolMissing("an outlet's HTTP needs the Python package requests", remedy=remedy) from None
@@ -189,14 +190,15 @@ class Pdu:
 
         url = self.url.format(**{name: value if name == "host" else quote(value, safe="") for name, value in places.items()})
         auth = (self.user, reveal(self.password)) if self.password else None
-        bounded = Bounded(url, ANSWER)
+        bounded, handled = Bounded(url, ANSWER), sys.exception()
         try:
             with requests.Session() as session, bounded.within(limit):
                 for scheme in ("http://", "https://"):
                     session.mount(scheme, bounded)
                 answer = session.request(self.method, url, auth=auth, timeout=max(0.1, limit.left), allow_redirects=False)
         except (requests.RequestException, OSError) as error:
-            words = found.words if (found := unfit(error)) else f"does not answer: {type(error).__name__}"
+            reason = cause(error, handled)
+            words = reason.words if isinstance(reason, Unfit) else f"does not answer: {type(error).__name__}"
             raise ManagementError(f"the outlet at {url} {words}", target=self.context.target.name) from None
         said, status = answer.content[:_MOST].decode(errors="replace"), answer.status_code
         if not 200 <= status < 300:
