@@ -14,20 +14,8 @@ from pathlib import Path
 from labctl.histogram import Histogram
 from labctl.judge.density import HEALTHY, OF_VMS
 from labctl.judge.vms import ISOLATION
-from labctl.model import (
-    Attempt,
-    Cell,
-    CellResult,
-    Channel,
-    Direction,
-    Distribution,
-    LeftOut,
-    Milestone,
-    Outcome,
-    RunResult,
-    Sample,
-    TestResult,
-)
+from labctl.model import Cell, Channel, Direction, Milestone, Outcome
+from labctl.result import Attempt, CellResult, Distribution, LeftOut, RunResult, Sample, TestResult
 from labctl.store.reader import end_record
 from labctl.store.records import document
 

@@ -28,7 +28,8 @@ from queue import SimpleQueue
 from labctl.config import Lab
 from labctl.errors import LabctlError
 from labctl.machine import lease
-from labctl.model import CellResult, Outcome
+from labctl.model import Outcome
+from labctl.result import CellResult
 from labctl.store.reader import read_run
 from labctl.virtualserver.client import VirtualServer
 

@@ -168,7 +168,7 @@ def _writable(what: str, folder: Path, mend: str) -> Check:
 def _targets() -> Iterator[Check]:
     """Each target's memory against the host's: a cell that can never fit is better known before the run."""
     from labctl.config import Lab
-    from labctl.model import format_size
+    from labctl.size import format_size
 
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     yield Check("host", State.OK, f"{os.cpu_count()} CPUs, {memory / (1 << 30):.1f} GiB of memory")

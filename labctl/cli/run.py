@@ -14,7 +14,8 @@ from labctl.errors import ConfigError
 from labctl.model import Channel, Outcome
 
 if TYPE_CHECKING:
-    from labctl.model import Cell, RunResult
+    from labctl.model import Cell
+    from labctl.result import RunResult
     from labctl.run.forecast import Outlook
     from labctl.run.prepare import Planned
 

@@ -13,7 +13,7 @@ from labctl.cli.verb import Json, complete_run, new_app, print_json, print_table
 from labctl.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from labctl.model import RunResult
+    from labctl.result import RunResult
     from labctl.store.reader import RunSummary
 
 app = new_app(

@@ -34,7 +34,7 @@ def list_targets(as_json: Json = False) -> None:
     $ labctl targets list --json
     """
     from labctl.machine import standing
-    from labctl.model import format_size
+    from labctl.size import format_size
 
     lab = this_lab()
     targets, problems = _read(lab)

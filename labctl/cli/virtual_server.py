@@ -224,7 +224,7 @@ def _check_not_held(server: VirtualServer, verb: str) -> None:
 
 def _size(option: str, text: str) -> int:
     from labctl.errors import ConfigError, Problem
-    from labctl.model import parse_size
+    from labctl.size import parse_size
 
     try:
         return parse_size(text)
@@ -236,7 +236,8 @@ def _memory(text: str) -> int:
     """ConfigError for more than the host has, or less than a machine starts with."""
     from labctl.errors import ConfigError, Problem
     from labctl.machine import budget
-    from labctl.model import LEAST_MEMORY, format_size
+    from labctl.model import LEAST_MEMORY
+    from labctl.size import format_size
 
     size = _size("--memory", text)
     if size < LEAST_MEMORY:

@@ -17,7 +17,7 @@ from labctl.errors import LabctlError
 
 if TYPE_CHECKING:
     from labctl.config import Lab
-    from labctl.model import RunResult
+    from labctl.result import RunResult
     from labctl.run.watch import Watcher
 
 app = new_app()

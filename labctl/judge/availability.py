@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from labctl.judge.bounds import poisson_mean
 from labctl.judge.summary import spread
-from labctl.model import CellResult, Milestone, Outcome, RunResult
+from labctl.model import Milestone, Outcome
+from labctl.result import CellResult, RunResult
 
 SECONDS = "uptime.seconds"
 FAILURES = "uptime.failures"

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from labctl.judge.summary import percentile, spread
-from labctl.model import Attempt, Cell, Channel, Outcome, RunResult, Sample, TestResult
+from labctl.model import Cell, Channel, Outcome
+from labctl.result import Attempt, RunResult, Sample, TestResult
 
 START = "density.start"
 GAP = "density.gap"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from labctl.model import CellResult, Milestone, Outcome, RunResult, TestResult
+from labctl.model import Milestone, Outcome
+from labctl.result import CellResult, RunResult, TestResult
 
 
 @dataclass(frozen=True)

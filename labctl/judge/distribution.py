@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from labctl.histogram import Histogram
 from labctl.judge.summary import Group
-from labctl.model import Distribution, RunResult
+from labctl.result import Distribution, RunResult
 
 
 @dataclass(frozen=True, slots=True)

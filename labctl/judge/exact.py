@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from labctl.model import CellResult, Channel, Milestone, Sample
+from labctl.model import Channel, Milestone
+from labctl.result import CellResult, Sample
 
 INSTRUCTIONS = "boot.instructions"
 """Metric of a suite that counts a boot's instructions, with the parameter ``milestone``."""

@@ -17,8 +17,9 @@ from labctl.judge.bounds import quantile_ranks
 from labctl.judge.density import HEALTHY, OF_VMS, VMS, curves
 from labctl.judge.distribution import merge
 from labctl.judge.summary import percentile
-from labctl.model import Channel, Outcome, RunResult, Sample
+from labctl.model import Channel, Outcome
 from labctl.promise import AVAILABILITY, Promise, promise
+from labctl.result import RunResult, Sample
 
 
 class Verdict(StrEnum):

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from labctl.judge.exact import Reading, reading
-from labctl.model import Attempt, CellResult, Channel, Direction, Milestone, Outcome, RunResult, Sample
+from labctl.model import Channel, Direction, Milestone, Outcome
+from labctl.result import Attempt, CellResult, RunResult, Sample
 
 # What `labctl.parsers.dmesg.slow_phases` puts before the message; the time differs from boot to boot, the message does not.
 _STAMP = re.compile(r"^at \d+\.\d+ s, before: ")

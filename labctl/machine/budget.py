@@ -17,7 +17,7 @@ from pathlib import Path
 from labctl.deadline import Deadline
 from labctl.errors import ConfigError, InfraError, Problem
 from labctl.machine.lockfile import LockFile, attempts, open_lock_file, printable, user_name
-from labctl.model import format_size
+from labctl.size import format_size
 
 _CPUS_ENV = "LABCTL_CPUS"
 _FILE_NAME = "host-budget.lock"

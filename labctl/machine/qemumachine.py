@@ -15,8 +15,9 @@ from labctl.deadline import Deadline
 from labctl.errors import HostToolMissing, ManagementError, Problem
 from labctl.machine import qemu_network
 from labctl.machine.accel import choose
-from labctl.model import Target, format_size
+from labctl.model import Target
 from labctl.process import run
+from labctl.size import format_size
 
 BINARIES = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64", "riscv64": "qemu-system-riscv64"}
 START_DEADLINE = 20.0

@@ -8,13 +8,14 @@ from typing import Any
 
 from labctl.judge.density import GAP, START, TARGET_REACHED, Curve, Window
 from labctl.judge.promise import promises_of
-from labctl.model import Outcome, RunResult
+from labctl.model import Outcome
 from labctl.promise import Promise
 from labctl.report.curves import ticks
 from labctl.report.figures import Chart, plotly_text, rounded
 from labctl.report.order import BAD
 from labctl.report.printable import one_line
 from labctl.report.quantity import natural, quantity, scale
+from labctl.result import RunResult
 
 MOST_CURVES = 24
 MOST_POINTS = 4000

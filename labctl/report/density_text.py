@@ -9,8 +9,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from labctl.judge.density import Curve
-from labctl.model import RunResult
 from labctl.report.density import told
+from labctl.result import RunResult
 
 MOST_CURVES = 20
 _HEADS = ("HEALTHY", "DENSITY OF", "KNEE", "START p50 / p99", "GAP p99", "PSS", "CPU", "ENDED BY")

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.text import Text
 
 from labctl.judge.difference import CellDifference, TestChange
-from labctl.model import Outcome, RunResult
+from labctl.model import Outcome
 from labctl.report.order import BAD, sentence
 from labctl.report.printable import one_line
 from labctl.report.quantity import quantity
 from labctl.report.text import failure
+from labctl.result import RunResult
 
 MOST_CHANGES = 12
 """Tests that are named beneath a cell."""

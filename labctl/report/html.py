@@ -16,11 +16,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from labctl.model import RunResult
 from labctl.parsers.text import visible
 from labctl.report.output import replacing
 from labctl.report.printable import one_line
 from labctl.report.view import page
+from labctl.result import RunResult
 
 _HERE = Path(__file__).parent
 

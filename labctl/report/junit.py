@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from labctl.model import Attempt, CellResult, LeftOut, Outcome, RunResult, TestResult
+from labctl.model import Outcome
 from labctl.report.output import replacing
 from labctl.report.printable import excerpt, one_line
+from labctl.result import Attempt, CellResult, LeftOut, RunResult, TestResult
 
 _BAD = (Outcome.FAIL, Outcome.ERROR, Outcome.INVALID)
 _DETAIL_LINES = 200

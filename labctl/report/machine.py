@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 from labctl.judge.summary import Summary
-from labctl.model import Attempt, CellResult, MachineEvent, RunResult
 from labctl.report.printable import one_line
 from labctl.report.quantity import natural
+from labctl.result import Attempt, CellResult, MachineEvent, RunResult
 
 READINGS: Mapping[str, tuple[str, str]] = {"machine_degc": ("temperature", "°C"), "machine_watts": ("power", "W")}
 """Conditions of a sample that are the machine's, not the host's: how each is called, and its unit."""

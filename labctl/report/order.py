@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from datetime import UTC, datetime
 
-from labctl.model import Attempt, CellResult, Outcome, RunResult, TestResult
+from labctl.model import Outcome
+from labctl.result import Attempt, CellResult, RunResult, TestResult
 
 BAD = (Outcome.FAIL, Outcome.ERROR, Outcome.INVALID)
 """Outcomes that somebody must look at, the most telling first: a failure is the build's, an error the lab's."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from labctl.judge.since import RedSince, changed, red_since
 from labctl.judge.stories import Proof, proofs
-from labctl.model import RunResult
 from labctl.report.order import BAD
+from labctl.result import RunResult
 from labctl.store.past import PastRun, conditions, conditions_of, earlier_runs, present
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from labctl.model import RunResult
 from labctl.report.write import write_reports
+from labctl.result import RunResult
 
 
 def pytest_labctl_finished(run: RunResult) -> Path:

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from labctl.model import Attempt, RunResult
 from labctl.parsers.text import visible
 from labctl.report.output import replacing
+from labctl.result import Attempt, RunResult
 
 COLUMNS = (
     "run", "cell", "build", "target", "suite", "repeat", "channel", "attempt", "attempt_outcome",

@@ -14,7 +14,7 @@ from labctl.judge.distribution import Merged, merge
 from labctl.judge.promise import Judged, judge
 from labctl.judge.summary import GroupSummary, Summary
 from labctl.judge.vms import observed
-from labctl.model import Channel, RunResult
+from labctl.model import Channel
 from labctl.promise import AVAILABILITY, Promise
 from labctl.report import density, vms
 from labctl.report.curves import NINES, curve_chart
@@ -23,6 +23,7 @@ from labctl.report.order import duration
 from labctl.report.printable import one_line
 from labctl.report.promises import told
 from labctl.report.quantity import natural, number, percent, quantity, scale
+from labctl.result import RunResult
 
 IOPS = "storage.iops"
 BANDWIDTH = "storage.bandwidth"

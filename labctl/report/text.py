@@ -17,7 +17,7 @@ from labctl.errors import KernelCrash
 from labctl.judge.density import curves
 from labctl.judge.exact import Agreement, Reading, readings, to_ready
 from labctl.judge.promise import judge
-from labctl.model import SCHEMA, Attempt, CellResult, Milestone, Outcome, RunResult, TestResult
+from labctl.model import SCHEMA, Milestone, Outcome
 from labctl.parsers.crash import BEFORE_LINES
 from labctl.parsers.text import visible
 from labctl.report import machine
@@ -28,6 +28,7 @@ from labctl.report.printable import excerpt, one_line
 from labctl.report.promises_text import promises_json, promises_table
 from labctl.report.quantity import number
 from labctl.report.stories_text import stories_json, stories_table
+from labctl.result import Attempt, CellResult, RunResult, TestResult
 
 _LOOKS = {
     Outcome.PASS: ("✓", "green"),

@@ -29,7 +29,7 @@ from labctl.judge.summary import (
     summarise_boots,
     summarise_tests,
 )
-from labctl.model import Attempt, CellResult, Channel, Milestone, Outcome, Reused, RunResult, TestResult, format_size
+from labctl.model import Channel, Milestone, Outcome
 from labctl.report import machine
 from labctl.report.figures import POINTS, Chart, milestones_chart, samples_chart
 from labctl.report.order import BAD, counts, duration, failing_attempt, failures, moment, open_cells, sentence, unended
@@ -38,6 +38,8 @@ from labctl.report.printable import excerpt, one_line
 from labctl.report.quantity import natural, quantity
 from labctl.report.stories import told
 from labctl.report.suites import suites
+from labctl.result import Attempt, CellResult, Reused, RunResult, TestResult
+from labctl.size import format_size
 from labctl.store.layout import CELLS, KEPT
 
 MOST_TOLD = 40

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from labctl.model import RunResult
 from labctl.report.html import write_html
 from labctl.report.junit import write_junit
 from labctl.report.samples_csv import write_csv, write_histograms_csv
+from labctl.result import RunResult
 
 
 def write_reports(run: RunResult, folder: Path | None = None) -> Path:

@@ -28,7 +28,8 @@ from labctl.machine.group import Machines
 from labctl.machine.protocols import Health, Power
 from labctl.machine.session import Session, Watcher
 from labctl.machine.warm import WarmStart
-from labctl.model import Build, Cell, MachineEvent, Outcome, Target, TestResult
+from labctl.model import Build, Cell, Outcome, Target
+from labctl.result import MachineEvent, TestResult
 from labctl.run.equip import equipped
 from labctl.run.vms import Vms
 from labctl.run.work import Work, suited_key

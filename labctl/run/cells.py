@@ -12,7 +12,8 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from labctl.errors import ConfigError, InfraError, LabctlError, MeasurementInvalid, StorageError, TargetFailure
-from labctl.model import Cell, Channel, Outcome, TestResult
+from labctl.model import Cell, Channel, Outcome
+from labctl.result import TestResult
 from labctl.run.attempt import CellAttempt
 from labctl.run.lines import told_of
 from labctl.run.stories import MARKER

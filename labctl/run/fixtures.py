@@ -22,7 +22,8 @@ from labctl.machine.expect import ConsoleExpect
 from labctl.machine.group import Machines
 from labctl.machine.protocols import CommandResult, Files, Shell
 from labctl.machine.session import COMMAND_DEADLINE, FILE_DEADLINE, Session
-from labctl.model import Build, Cell, Outcome, TestResult
+from labctl.model import Build, Cell, Outcome
+from labctl.result import TestResult
 from labctl.run import soaking
 from labctl.run.boot_figures import record_figures
 from labctl.run.cells import CELLS, name_of

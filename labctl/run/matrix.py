@@ -15,7 +15,8 @@ from types import MappingProxyType
 
 from labctl.config import nearest
 from labctl.errors import ConfigError, Problem
-from labctl.model import Cell, Channel, LeftOut, MatrixConfig, MatrixRule
+from labctl.model import Cell, Channel, MatrixConfig, MatrixRule
+from labctl.result import LeftOut
 
 MAX_CELLS = 1_000_000
 """More than this is a slip of the pen, not a night's work."""

@@ -22,7 +22,8 @@ from _pytest.config import ConftestImportFailure
 from labctl.config import Lab, nearest
 from labctl.errors import ConfigError, InfraError, LabctlError, StorageError, TargetFailure
 from labctl.machine import budget, registry
-from labctl.model import Build, Channel, Outcome, RunResult, parse_size
+from labctl.model import Build, Channel, Outcome
+from labctl.result import RunResult
 from labctl.run import fixtures, soaking
 from labctl.run.cells import CELLS, ERROR, EXPECTED, UNSTORED, WHERE, CellRunner, cell_of, stories_of
 from labctl.run.lines import failed_at, told_of
@@ -31,6 +32,7 @@ from labctl.run.stories import MARKER, why_no_story
 from labctl.run.vms import why_not_able, wrong_abilities
 from labctl.run.warmth import asks_too_much
 from labctl.run.work import Work
+from labctl.size import parse_size
 from labctl.store.outcome import LAB_FAILED, NO_BOOT, run_outcome
 from labctl.store.reader import read_run
 

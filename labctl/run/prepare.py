@@ -20,7 +20,8 @@ from labctl.errors import BuildFailed, ConfigError, Problem
 from labctl.hypervisor import registry as hypervisors
 from labctl.judge.promise import promises_of
 from labctl.machine import budget, registry, standing
-from labctl.model import Build, Cell, Channel, LeftOut, MatrixConfig, Recipe, Reused, Target
+from labctl.model import Build, Cell, Channel, MatrixConfig, Recipe, Target
+from labctl.result import LeftOut, Reused
 from labctl.run import reuse
 from labctl.run.equip import equipped
 from labctl.run.matrix import expand

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from labctl.errors import MeasurementInvalid
 from labctl.histogram import Histogram
-from labctl.model import Cell, Channel, Distribution, Metric, Sample
+from labctl.model import Cell, Channel, Metric
+from labctl.result import Distribution, Sample
 from labctl.run.attempt import CellAttempt
 from labctl.store import host
 

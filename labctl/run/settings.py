@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labctl.errors import ConfigError, Problem
-from labctl.model import format_size, parse_size
+from labctl.size import format_size, parse_size
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,9})?")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from labctl.model import Attempt, Outcome
+from labctl.model import Outcome
+from labctl.result import Attempt
 
 INTERRUPTED = "the run was interrupted in the middle of this attempt"
 WORKER_DIED = "the worker died in the middle of this attempt"

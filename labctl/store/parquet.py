@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from labctl.errors import StorageError
-from labctl.model import Attempt, CellResult, Distribution, RunResult, Sample
+from labctl.result import Attempt, CellResult, Distribution, RunResult, Sample
 from labctl.store import layout, records
 from labctl.store.disk import free_space, put_in_place, storage_error
 

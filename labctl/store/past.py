@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labctl.model import Cell, Outcome, RunResult
+from labctl.model import Cell, Outcome
+from labctl.result import RunResult
 from labctl.store import layout, records
 from labctl.store.reader import end_of, run_folders
 from labctl.store.stories import Told, read, told_of

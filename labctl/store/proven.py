@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from labctl.model import Outcome, Reused
+from labctl.model import Outcome
+from labctl.result import Reused
 from labctl.store import layout, records
 from labctl.store.reader import end_of, run_folders
 

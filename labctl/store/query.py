@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from labctl.errors import ConfigError, StorageError
-from labctl.model import RunResult
+from labctl.result import RunResult
 from labctl.store import records
 from labctl.store.parquet import HISTOGRAMS, SAMPLES, Table, literal, load
 from labctl.store.reader import RunSummary, end_of, end_record, list_runs, read_run

@@ -15,20 +15,8 @@ from typing import Any
 
 from labctl.config import nearest
 from labctl.errors import ConfigError, Problem, StorageError
-from labctl.model import (
-    SCHEMA,
-    Attempt,
-    Cell,
-    CellResult,
-    Distribution,
-    LeftOut,
-    MachineEvent,
-    Outcome,
-    Reused,
-    RunResult,
-    Sample,
-    TestResult,
-)
+from labctl.model import SCHEMA, Cell, Outcome
+from labctl.result import Attempt, CellResult, Distribution, LeftOut, MachineEvent, Reused, RunResult, Sample, TestResult
 from labctl.store import layout, records, stories
 from labctl.store.disk import MOST_DOCUMENT, claimed, lines, open_regular, storage_error
 from labctl.store.outcome import INTERRUPTED, RUNNING, WAITING, WORKER_DIED, cell_outcome

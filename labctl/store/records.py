@@ -19,7 +19,8 @@ from typing import Any, TypeVar, overload
 from pydantic_core import from_json
 
 from labctl.histogram import Histogram
-from labctl.model import SCHEMA, STORY_PATTERN, Cell, Channel, Direction, Distribution, LeftOut, Outcome, Reused, Sample, TestResult
+from labctl.model import SCHEMA, STORY_PATTERN, Cell, Channel, Direction, Outcome
+from labctl.result import Distribution, LeftOut, Reused, Sample, TestResult
 from labctl.store.disk import MOST_LINE
 
 E = TypeVar("E", bound=Enum)

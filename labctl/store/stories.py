@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from labctl.model import Outcome, TestResult
+from labctl.model import Outcome
+from labctl.result import TestResult
 from labctl.store import records
 
 _GRAVEST_FIRST = (Outcome.FAIL, Outcome.ERROR, Outcome.INVALID, Outcome.SKIP)

@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Any
 
 from labctl.errors import MeasurementInvalid, StorageError
-from labctl.model import SCHEMA, Cell, Distribution, LeftOut, MachineEvent, Outcome, Reused, RunResult, Sample, TestResult
+from labctl.model import SCHEMA, Cell, Outcome
+from labctl.result import Distribution, LeftOut, MachineEvent, Reused, RunResult, Sample, TestResult
 from labctl.store import layout, records
 from labctl.store.disk import LineFile, make_folder, storage_error, write_atomically
 from labctl.store.reader import end_record, read_run

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from labctl.errors import ConfigError, Problem
-from labctl.model import format_size
+from labctl.size import format_size
 from labctl.virtualserver import bmc
 from labctl.virtualserver.settings import LOOPBACK, Files, Settings
 

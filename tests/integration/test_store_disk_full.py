@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import StorageError
-from labctl.model import Cell, Channel, Direction, Outcome, Sample
+from labctl.model import Cell, Channel, Direction, Outcome
+from labctl.result import Sample
 from labctl.store.reader import read_run
 from labctl.store.writer import AttemptWriter, RunWriter
 

@@ -15,7 +15,8 @@ import pytest
 
 from labctl.errors import ConfigError, StorageError
 from labctl.histogram import Histogram
-from labctl.model import Cell, Channel, Direction, Distribution, Outcome, Sample, TestResult
+from labctl.model import Cell, Channel, Direction, Outcome
+from labctl.result import Distribution, Sample, TestResult
 from labctl.run.boot_figures import MILESTONE, READY
 from labctl.store.history import expected_durations
 from labctl.store.parquet import COLUMNS, HISTOGRAM_COLUMNS

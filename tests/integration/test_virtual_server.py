@@ -21,7 +21,7 @@ from labctl.deadline import Deadline
 from labctl.errors import ConfigError, InfraError, ManagementError, TargetBusy
 from labctl.machine import budget, lease, standing
 from labctl.machine.polling import until
-from labctl.model import format_size
+from labctl.size import format_size
 from labctl.virtualserver.client import VirtualServer, all_of
 from tests.leftovers import our_machines
 from tests.temporary_lab import LABCTL

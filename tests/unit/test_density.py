@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from labctl.judge.density import AVAILABLE, CPU, GAP, HEALTHY, PSS, START, curves, knee, windows
 from labctl.judge.promise import Judged, Verdict, judge
-from labctl.model import Attempt, Cell, CellResult, Channel, Direction, Outcome, RunResult, Sample, TestResult
+from labctl.model import Cell, Channel, Direction, Outcome
+from labctl.result import Attempt, CellResult, RunResult, Sample, TestResult
 
 Seconds = Callable[[int], float]
 TEST = "test_density.py::test_as_many_as_promised"

@@ -10,11 +10,12 @@ import pytest
 
 from labctl.judge.exact import Agreement, reading, readings, to_ready
 from labctl.judge.summary import summarise
-from labctl.model import Channel, RunResult
+from labctl.model import Channel
 from labctl.parsers.icount import MAGIC, counts_at, loaded, snapshots
 from labctl.report.figures import samples_chart
 from labctl.report.text import as_json
 from labctl.report.view import page
+from labctl.result import RunResult
 from tests.report_runs import failing_run
 
 FOLDER = Path("/nowhere")

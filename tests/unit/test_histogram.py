@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.histogram import MOST_STEPS, RELATIVE_ERROR, Histogram, bin_of, edges
-from labctl.model import Channel, Direction, Distribution
+from labctl.model import Channel, Direction
 from labctl.parsers import fio
+from labctl.result import Distribution
 from labctl.store import records
 
 FIO = Path(__file__).parents[1] / "data" / "fio"

@@ -14,8 +14,9 @@ from labctl.histogram import Histogram
 from labctl.judge.availability import Uptime, availability, uptimes
 from labctl.judge.bounds import poisson_mean, quantile_ranks
 from labctl.judge.promise import Judged, Verdict, broken_gates, judge
-from labctl.model import Attempt, Cell, CellResult, Channel, Direction, Distribution, Outcome, Recipe, RunResult, Sample, TestResult
+from labctl.model import Cell, Channel, Direction, Outcome, Recipe
 from labctl.promise import limit, subject
+from labctl.result import Attempt, CellResult, Distribution, RunResult, Sample, TestResult
 
 FOLDER = Path("/nowhere")
 TEST = "test_it.py::test_it"

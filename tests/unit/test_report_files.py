@@ -15,11 +15,12 @@ import pandas as pd
 import pytest
 
 from labctl.errors import StorageError
-from labctl.model import Outcome, TestResult
+from labctl.model import Outcome
 from labctl.report.junit import write_junit
 from labctl.report.output import replacing
 from labctl.report.printable import excerpt, one_line
 from labctl.report.samples_csv import COLUMNS, write_csv
+from labctl.result import TestResult
 from tests.report_runs import HOSTILE, PANIC, failing_run, hostile_run, ordinary_run
 
 

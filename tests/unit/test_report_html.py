@@ -14,10 +14,11 @@ from urllib.parse import unquote
 import pytest
 
 from labctl.errors import StorageError
-from labctl.model import Cell, CellResult, MachineEvent, Outcome
+from labctl.model import Cell, Outcome
 from labctl.report.html import write_html
 from labctl.report.view import MOST_TOLD
 from labctl.report.write import write_reports
+from labctl.result import CellResult, MachineEvent
 from tests.report_runs import HOSTILE, PANIC, QEMU, failing_run, hostile_run, large_run, ordinary_run
 
 VOID = {"meta", "link", "img", "br", "input", "use", "circle", "path", "rect"}

@@ -17,12 +17,13 @@ from labctl.judge.distribution import merge
 from labctl.judge.promise import Verdict, judge
 from labctl.judge.summary import summarise
 from labctl.judge.vms import ISOLATION, METRICS, isolation, observed
-from labctl.model import Outcome, RunResult
+from labctl.model import Outcome
 from labctl.report.density import MOST_POINTS, told
 from labctl.report.html import write_html
 from labctl.report.suites import suites
 from labctl.report.text import as_json, show
 from labctl.report.view import page
+from labctl.result import RunResult
 from tests.report_runs import hostile_run, hypervisor_run, ordinary_run
 
 FOLDER = Path("/nowhere")

@@ -18,7 +18,7 @@ from labctl.histogram import Histogram
 from labctl.judge.distribution import merge
 from labctl.judge.promise import Verdict, judge
 from labctl.judge.summary import Group, summarise
-from labctl.model import Channel, Direction, Distribution, RunResult
+from labctl.model import Channel, Direction
 from labctl.parsers import fio
 from labctl.promise import promise
 from labctl.report.curves import MOST_LINES, curve_chart
@@ -27,6 +27,7 @@ from labctl.report.promises import told
 from labctl.report.quantity import percent, quantity
 from labctl.report.suites import MOST_CURVES, suites
 from labctl.report.text import show
+from labctl.result import Distribution, RunResult
 from tests.report_runs import hostile_run, large_run, ordinary_run, suites_run
 
 FOLDER = Path("/nowhere")

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from labctl.model import MachineEvent, Outcome, RunResult
+from labctl.model import Outcome
 from labctl.report.order import duration, sentence
 from labctl.report.text import EXCERPT_LINES, MOST_CELLS, MOST_FAILURES, as_json, cells_table, show, show_failures
+from labctl.result import MachineEvent, RunResult
 from tests.report_runs import HOSTILE, QEMU, failing_run, hostile_run, large_run, ordinary_run
 
 FOLDER = Path("/nowhere")

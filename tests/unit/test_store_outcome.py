@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from labctl.model import Attempt, Outcome, TestResult
+from labctl.model import Outcome
+from labctl.result import Attempt, TestResult
 from labctl.store.outcome import NEVER_STARTED, attempt_outcome, cell_outcome, run_outcome
 
 PASS, FLAKY, SKIP, INVALID, FAIL, ERROR = Outcome

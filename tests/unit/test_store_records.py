@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.model import Cell, Channel, Direction, Outcome, Sample, TestResult
+from labctl.model import Cell, Channel, Direction, Outcome
+from labctl.result import Sample, TestResult
 from labctl.store import layout, records
 
 names = st.from_regex(r"\A[a-z0-9][a-z0-9._+-]{0,15}\Z")

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from labctl.errors import ConfigError, MeasurementInvalid, StorageError
-from labctl.model import Cell, Channel, Direction, LeftOut, Outcome, RunResult, Sample, TestResult
+from labctl.model import Cell, Channel, Direction, Outcome
 from labctl.report.write import write_reports
+from labctl.result import LeftOut, RunResult, Sample, TestResult
 from labctl.store.follow import Follower
 from labctl.store.history import expected, expected_durations, expected_from
 from labctl.store.outcome import INTERRUPTED, NEVER_STARTED, WORKER_DIED

@@ -10,7 +10,8 @@ import pytest
 
 from labctl.config import Lab, validate
 from labctl.errors import ConfigError
-from labctl.model import Cell, LabConfig, Outcome, StoriesConfig, TestResult
+from labctl.model import Cell, LabConfig, Outcome, StoriesConfig
+from labctl.result import TestResult
 from labctl.run.prepare import Request, plan
 from labctl.run.stories import behind_stories, by_story, check_form, stories_of, why_no_story
 from labctl.store import layout, records

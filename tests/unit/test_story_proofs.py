@@ -11,12 +11,13 @@ import pytest
 
 from labctl.judge.since import changed, red_since
 from labctl.judge.stories import Part, Proof, State, proofs
-from labctl.model import Attempt, Cell, CellResult, Outcome, Reused, RunResult, TestResult
+from labctl.model import Cell, Outcome
 from labctl.report.html import write_html
 from labctl.report.past import Past
 from labctl.report.stories import told
 from labctl.report.stories_text import stories_json, stories_tests
 from labctl.report.text import as_json, show
+from labctl.result import Attempt, CellResult, Reused, RunResult, TestResult
 from labctl.store import layout, stories
 from labctl.store.outcome import LAB_FAILED, NO_BOOT
 from labctl.store.past import Conditions, PastCell, PastRun, conditions_of, earlier_runs, present

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.judge.summary import concurrency, kernel_phases, overall, spread, summarise, summarise_boots, summarise_tests
-from labctl.model import Channel, Direction, Milestone, Outcome, RunResult, Sample, TestResult
+from labctl.model import Channel, Direction, Milestone, Outcome
+from labctl.result import RunResult, Sample, TestResult
 from tests.report_runs import failing_run, ordinary_run
 
 FOLDER = Path("/nowhere")

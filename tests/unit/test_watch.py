@@ -12,8 +12,9 @@ import pytest
 
 from labctl.config import Lab
 from labctl.judge.difference import difference
-from labctl.model import Outcome, TestResult
+from labctl.model import Outcome
 from labctl.report.difference import show
+from labctl.result import TestResult
 from labctl.run.watch import Watcher, sources
 from tests.report_runs import ordinary_run
 

@@ -30,7 +30,8 @@ from labctl.machine.lockfile import printable
 from labctl.machine.power import power_cycle
 from labctl.machine.protocols import BootDevice, DriverContext, Power
 from labctl.machine.transcript import Transcript
-from labctl.model import Build, PowerState, Target, format_size
+from labctl.model import Build, PowerState, Target
+from labctl.size import format_size
 
 PIECE = 4 << 20
 """Bytes of a piece: as in guest/installer/install.sh."""
