@@ -135,7 +135,7 @@ def failure(result: CellResult) -> RenderableType:
 
 def _lines_of_the_suite(attempt: Attempt) -> Iterator[RenderableType]:
     test = speaking_test(attempt)
-    if test is not None and test.where:
+    if test is not None:
         yield _unbroken(Text(f"  in {one_line(test.name, 160)}", "dim"))
         for line in test.where:
             yield _unbroken(Text(f"    {one_line(line, 200)}"))

@@ -32,7 +32,7 @@ from labctl.judge.summary import (
 from labctl.model import Channel, Milestone, Outcome
 from labctl.report import machine
 from labctl.report.figures import POINTS, Chart, milestones_chart, samples_chart
-from labctl.report.order import BAD, counts, duration, failing_attempt, failures, moment, open_cells, sentence, unended
+from labctl.report.order import BAD, counts, duration, failing_attempt, failures, moment, open_cells, sentence, speaking_test, unended
 from labctl.report.past import Past
 from labctl.report.printable import excerpt, one_line
 from labctl.report.quantity import natural, quantity
@@ -136,6 +136,8 @@ def _story(result: CellResult, anchor: str, links: _Links) -> Shown:
     """A cell that somebody must look at: by the attempt that failed last."""
     attempt = failing_attempt(result)
     tests: list[TestResult] = [t for t in (attempt.tests if attempt else ()) if t.outcome in BAD]
+    if attempt is not None and (speaks := speaking_test(attempt)) is not None:
+        tests.sort(key=lambda test: test is not speaks)  # the one that the headline is about, then the others in their order
     cause = attempt.reason if attempt and attempt.reason else result.reason
     return {
         "anchor": anchor,

@@ -4,7 +4,7 @@ together at the end."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -66,11 +66,18 @@ class _Failure:
         return of_error or self.tail
 
 
-def _besides(others: int, spoken: BaseException | None, left_on: LeftOn | None) -> str:
-    """How many other tests failed; a machine that was left on is named, whatever else is the cause."""
-    if left_on is None or left_on is spoken:
-        return f" (and {others} more)" if others else ""
-    return (f" (and {others - 1} more)" if others > 1 else "") + f"; and {left_on.title}"
+def _besides(others: int, spoken: _Failure, failures: Sequence[_Failure], left_on: LeftOn | None) -> str:
+    """How many other tests did not pass. What the build failed by is told behind a fault of the lab's or of a suite's, which decides the
+    outcome; a machine that was left on is named whatever else is the cause."""
+    failed = next((f for f in failures if f.result.outcome is Outcome.FAIL), None)
+    told = (
+        f", {failed.result.name.rpartition('::')[2]} failed: {failed.result.reason}"
+        if failed and spoken.result.outcome is Outcome.ERROR
+        else ""
+    )
+    apart = left_on is not None and left_on is not spoken.error
+    more = f" (and {others - apart} more{told})" if others > apart else ""
+    return more + (f"; and {left_on.title}" if left_on is not None and apart else "")
 
 
 @dataclass
@@ -324,7 +331,7 @@ class CellAttempt:
         warmth = ON_A_COPY if self.copied and not mistaken else ""
         self.record.finish(
             outcome,
-            reason=warmth + worst.result.reason + _besides(others, worst.error, left_on) if worst else self._skipped(outcome),
+            reason=warmth + worst.result.reason + _besides(others, worst, self.failures, left_on) if worst else self._skipped(outcome),
             error=type(worst.error).__name__ if worst and isinstance(worst.error, LabctlError) else "",
             excerpt=worst.excerpt if worst else "",
             reproduce=reproduce,

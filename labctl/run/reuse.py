@@ -42,6 +42,8 @@ _DECIDING = (
     "histogram.py",
     "model.py",
     "process.py",
+    "result.py",
+    "size.py",
 )
 _SETTINGS = ("pyproject.toml", "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")

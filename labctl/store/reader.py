@@ -214,7 +214,7 @@ def find_run(results: Path, wanted: str = "latest") -> Path:
         return results.resolve() / matching[0]
     if matching:
         raise ConfigError([Problem("run", "", f"{wanted!r} begins {len(matching)} runs", ", ".join(sorted(matching)[-12:]))])
-    raise ConfigError([Problem("run", "", f"unknown run {wanted!r} in {results}", nearest(wanted, names))])
+    raise ConfigError([Problem("run", "", f"unknown run {wanted!r} in {results}", nearest(wanted, sorted(names, reverse=True)[:12]))])
 
 
 def _summary(folder: Path) -> RunSummary:
