@@ -84,6 +84,8 @@ def test_lines_of_the_kernels_log_stand_between_and_before_the_report() -> None:
         ("not ok 1 a # TODO not written yet", Outcome.SKIP, "fails as expected: not written yet"),
         ("ok 1 a # TODO not written yet", Outcome.PASS, ""),
         ("not ok 1 a # XFAIL", Outcome.SKIP, "fails as expected: XFAIL"),
+        ("ok 1 a # XFAIL known", Outcome.SKIP, "fails as expected: known"),
+        ("ok 1 a # XFAIL", Outcome.SKIP, "fails as expected: XFAIL"),
         ("not ok 1 a # TIMEOUT 45 seconds", Outcome.FAIL, "timeout: 45 seconds"),
         ("ok 1 a # ERROR no memory", Outcome.FAIL, "error: no memory"),
         ("not ok 1 a # expected 3, got 4", Outcome.FAIL, "expected 3, got 4"),
@@ -260,7 +262,8 @@ def test_a_recorded_console_with_groups_and_the_kernels_own_log_between() -> Non
 def test_a_programs_own_output_may_lack_the_version_line() -> None:
     said = b"# Test configs:\n\tthreshold_mb=4\n\n1..3\nok 1 # XFAIL moved\n\tas expected\nok 2 8KB\nnot ok 3 2GB\n"
     report = parse(said, alone=True)
-    assert [(r.name, r.outcome.value) for r in report.results] == [("test 1", "pass"), ("8KB", "pass"), ("2GB", "fail")]
+    assert [(r.name, r.outcome.value) for r in report.results] == [("test 1", "skip"), ("8KB", "pass"), ("2GB", "fail")]
+    assert report.results[0].reason == "fails as expected: moved", "as ksft_test_result_xfail() of kselftest.h says it"
     assert (report.complete, report.problems) == (True, ())
     assert parse(said).problems == ("no KTAP report",), "on a console such lines may be anybody's"
     assert parse(b"ok 1 a\nok 2 b\n", alone=True).problems == ("the report is cut off after b",), "it never says how many there are"
