@@ -2,6 +2,9 @@
 
 Format: https://docs.kernel.org/dev-tools/ktap.html (KTAP 1); TAP 13 and 14 are read too. Pure. The bytes are a guest's: lines of others may
 stand between those of the report, numbers may be missing, the end may never come; what is said is safe to print, and bounded.
+
+kselftest's runner (tools/testing/selftests/kselftest/runner.sh) names each program in a line ``# selftests: DIR: PROGRAM``, puts ``# ``
+before all that it prints, and then says what became of it: a report behind ``# `` is a group below that result.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ _LONGEST = 4 * LINE_WIDTH
 _MOST_LATE = 5
 _MOST_TOLD = 5
 _NO_REASON = "nothing to test"
+_NO_BAIL_REASON = "without a reason"
+_NO_SKIP_REASON = "skipped by the kernel"
 DETAIL_LINES = 60
 DETAIL_WIDTH = 240
 
@@ -34,6 +39,7 @@ _RESULT = re.compile(r"^( *)(not )?ok(?: +([0-9]{1,9}))?(?: +(?:- )?(.*))?$")
 _SUBTEST = re.compile(r"^( *)# Subtest: *(.*)$")
 _DIRECTIVE = re.compile(r"^(SKIP|TODO|XFAIL|TIMEOUT|ERROR)\b[:\s]*(.*)$", re.IGNORECASE)
 _BAIL = re.compile(r"^ *Bail out!\s*(.*)$")
+_RUN_BY_KSELFTEST = re.compile(r"^( *)# (selftests: .+)$")
 _FIGURE = re.compile(r"^# bench ([A-Za-z0-9_.-]{1,80})=([0-9]{1,18}(?:\.[0-9]{1,9})?) ([A-Za-z0-9/%]{1,16})$")
 _GLUED_PLAN = re.compile(r"^.*[^0-9.]1\.\.([0-9]{1,9})$")
 _GLUED_RESULT = re.compile(r"( *)(not )?ok +([0-9]{1,9})(?: +(?:- )?(.*)|[^0-9 ].*)?$")
@@ -114,6 +120,23 @@ class _Glued:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Quoted:
+    """The program of kselftest's runner whose lines stand behind ``# ``, until its result comes."""
+
+    indent: int
+    """Of that result."""
+    name: str
+
+    @property
+    def prefix(self) -> str:
+        return " " * self.indent + "# "
+
+    def unquoted(self, text: str) -> str:
+        """A line of the program's as one of the group that it reports."""
+        return " " * (self.indent + len("# ")) + text.removeprefix(self.prefix)
+
+
 @dataclass
 class _Group:
     """The tests at one indentation, between two results of the group around them."""
@@ -126,6 +149,8 @@ class _Group:
     found: list[Result] = field(default_factory=list)
     """Leaves below it, their paths relative to it."""
     problems: list[str] = field(default_factory=list)
+    bail: str = ""
+    """A program gave up, which does not end what is around it."""
     glued: _Glued | None = None
     """It would be the next one."""
     glued_plan: int | None = None
@@ -147,6 +172,8 @@ class _Group:
             self.adopt()
         if self.plan is not None and self.count != self.plan:
             self.problems.append(f"{name + ': ' if name else ''}{self.plan} tests planned, {self.count} reported")
+        if self.bail:
+            self.problems.append(f"{name + ': ' if name else ''}Bail out! {self.bail}")
 
     def adopt(self) -> None:
         """The numbers say that the glued one is missing: it is what it looks like."""
@@ -179,6 +206,7 @@ class Ktap:
         self._fed = 0
         self._groups: list[_Group] = []
         self._said: list[str] = []
+        self._quoted: _Quoted | None = None
         self._results = 0
         self._bail = ""
         self._restarted = False
@@ -262,7 +290,10 @@ class Ktap:
         if _RESULT.match(text.partition("#")[0].rstrip()):
             text = _STAMP_INSIDE.sub("", text).rstrip()
         if not self._over:
-            self._line(text)
+            if self._quoted is not None and text.startswith(self._quoted.prefix):
+                self._line_of_a_program(text, self._quoted)
+            else:
+                self._line(text)
         elif not self._bail and self._results < MOST_RESULTS and len(self._late) < _MOST_LATE and (why := self._too_late(text)):
             self._late.append(why)
 
@@ -287,17 +318,41 @@ class Ktap:
         elif not self._groups and not (self._alone and (_PLAN.match(head) or _RESULT.match(head))):
             pass  # what the kernel said before its report
         elif bail := _BAIL.match(text):
-            self._bail = bail[1][:DETAIL_WIDTH] or "without a reason"
+            self._bail = bail[1][:DETAIL_WIDTH] or _NO_BAIL_REASON
         elif plan := _PLAN.match(head):
+            # The runner has no second plan: what began behind `# ` was no program's report, but another one behind a shell's prompt.
+            self._restarted = self._restarted or (self._quoted is not None and len(plan[1]) <= self._quoted.indent)
             self._plan(len(plan[1]), int(plan[2]), words)
+        elif (runs := _RUN_BY_KSELFTEST.match(text)) and self._quoted is None and len(runs[1]) == self._groups[-1].indent:
+            self._quoted = _Quoted(len(runs[1]), runs[2][:NAME_WIDTH])
         elif result := _RESULT.match(head):
             self._result(len(result[1]), result[2] is None, int(result[3]) if result[3] else None, result[4] or "", words)
         elif text:
             self._glue(text)
             if subtest := _SUBTEST.match(text):
                 self._name(len(subtest[1]), subtest[2][:NAME_WIDTH])
-            self._said.append(text.strip()[:DETAIL_WIDTH])
-            del self._said[:-DETAIL_LINES]
+            self._say(text)
+
+    def _line_of_a_program(self, text: str, program: _Quoted) -> None:
+        """As `_line`, of a report within the runner's. Before its first line a program may say what only looks like a result."""
+        line = program.unquoted(text)
+        head = line.partition("#")[0].rstrip()
+        begun = self._groups[-1].indent > program.indent
+        result = _RESULT.match(head)
+        bail = _BAIL.match(line)
+        if bail:
+            self._at(self._groups[-1].indent if begun else program.indent + len("# "))
+        elif _VERSION.match(line) or _PLAN.match(head) or (result and (begun or result[3])) or (begun and _SUBTEST.match(line)):
+            self._line(line)
+        else:
+            self._say(line if line.lstrip().startswith("#") else text)
+        if (group := next((group for group in self._groups if group.indent > program.indent), None)) is not None:
+            group.name = group.name or program.name
+            group.bail = (bail[1][:DETAIL_WIDTH] or _NO_BAIL_REASON) if bail else group.bail
+
+    def _say(self, text: str) -> None:
+        self._said.append(text.strip()[:DETAIL_WIDTH])
+        del self._said[:-DETAIL_LINES]
 
     def _glue(self, text: str) -> None:
         """A result or a plan may stand behind what somebody else has said without an end of the line."""
@@ -314,7 +369,7 @@ class Ktap:
     def _begin(self, indent: int) -> None:
         if self._groups and indent <= self._groups[0].indent:
             self._restarted = True
-            self._groups = []
+            self._groups, self._quoted = [], None
         self._at(indent)
 
     def _at(self, indent: int) -> _Group:
@@ -339,6 +394,8 @@ class Ktap:
 
     def _result(self, indent: int, ok: bool, number: int | None, name: str, words: str) -> None:
         group = self._at(indent)
+        if self._quoted is not None and indent <= self._quoted.indent:
+            self._quoted = None
         self._results += 1
         if number is not None and number == group.count + 2:
             group.adopt()
@@ -360,7 +417,7 @@ class Ktap:
         below = inner.found if inner is not None else []
         if inner is not None:
             group.take(inner, called)
-            if outcome is Outcome.PASS and not below and inner.skipped:
+            if not below and inner.skipped and (outcome is Outcome.PASS or reason == _NO_SKIP_REASON):
                 outcome, reason = Outcome.SKIP, inner.skipped
         if not below or (outcome is Outcome.FAIL and all(each.outcome is not Outcome.FAIL for each in below)):
             group.found.append(Result((called,), outcome, reason or _why(outcome, details), details, self._fed))
@@ -379,7 +436,7 @@ def _judged(ok: bool, words: str) -> tuple[Outcome, str]:
         return (Outcome.PASS, "") if ok else (Outcome.FAIL, words[:DETAIL_WIDTH])
     kind, reason = directive[1].upper(), directive[2][:DETAIL_WIDTH]
     if kind == "SKIP":
-        return Outcome.SKIP, reason or "skipped by the kernel"
+        return Outcome.SKIP, reason or _NO_SKIP_REASON
     # Linux's kselftest.h puts `ok` before XFAIL, where the test has failed as it was to; an `ok` before TODO has passed.
     if kind == "XFAIL" or (kind == "TODO" and not ok):
         return Outcome.SKIP, f"fails as expected: {reason or kind}"

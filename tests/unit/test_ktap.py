@@ -203,6 +203,11 @@ LINES = st.sampled_from(
         "ok 1 a",
         "not ok 2 b # SKIP x",
         "# Subtest: g",
+        "# selftests: d: p",
+        "# TAP version 13",
+        "# 1..2",
+        "# ok 1 a",
+        "# Bail out!",
         "Bail out!",
         "ok",
         "noise",
@@ -397,3 +402,91 @@ ok 1 example
         },
         (),
     )
+
+
+RUNNER = """\
+TAP version 13
+1..2
+# timeout set to 45
+# selftests: timers: posix_timers
+# TAP version 13
+# 1..2
+# # Testing posix timers
+# ok 1 ITIMER
+# ok 2 PROF
+# # Totals: pass:2 fail:0 xfail:0 xpass:0 skip:0 error:0
+ok 1 selftests: timers: posix_timers
+# timeout set to 45
+# selftests: timers: nanosleep
+# TAP version 13
+# 1..1
+# ok 1 nanosleep
+ok 2 selftests: timers: nanosleep
+"""
+"""As tools/testing/selftests/kselftest/runner.sh of Linux prints two programs."""
+
+
+def test_kselftests_runner() -> None:
+    passed = {
+        "selftests: timers: posix_timers/ITIMER": "pass",
+        "selftests: timers: posix_timers/PROF": "pass",
+        "selftests: timers: nanosleep/nanosleep": "pass",
+    }
+    assert told(RUNNER) == told(RUNNER, alone=True) == (passed, ())
+    assert parse(RUNNER.encode()).complete
+
+    failed = RUNNER.replace("# ok 2 PROF", "# # 3 is not 4\n# not ok 2 PROF").replace(
+        ": posix_timers\n# timeout", ": posix_timers # exit=1\n# timeout"
+    )
+    report = parse(failed.replace("\nok 1 self", "\nnot ok 1 self").encode())
+    assert report.wrong == "1 of 3 failed: selftests: timers: posix_timers/PROF: 3 is not 4"
+
+    # Cut off anywhere before the last result it is no pass, and what came until then has the name that it has in the whole.
+    assert all(parse(RUNNER[:at].encode()).wrong for at in range(RUNNER.rindex("ok 2") + len("ok")))
+    assert list(told(RUNNER[: RUNNER.index("# ok 2 PROF")])[0]) == ["selftests: timers: posix_timers/ITIMER"]
+
+
+def run_by_kselftest(lines: str, result: str) -> ktap.Report:
+    quoted = "".join(f"# {line}\n" for line in lines.splitlines())
+    return parse(f"TAP version 13\n1..1\n# selftests: timers: p\n{quoted}{result}\n".encode(), alone=True)
+
+
+@pytest.mark.parametrize(
+    ("lines", "result", "found", "wrong"),
+    [
+        ("1..2\nok 1 a\nok 2 b # SKIP no disk\n", "ok 1 p", {"p/a": "pass", "p/b": "skip"}, ""),  # no version line
+        ("TAP version 13\n1..0 # SKIP no disk\n", "ok 1 p # SKIP", {"p": "skip"}, ""),
+        ("ok, that went well\n# ok 1 of many\n", "ok 1 p", {"p": "pass"}, ""),
+        ("TAP version 13\n1..2\nok 1 a\n", "ok 1 p", {"p/a": "pass"}, "p: 2 tests planned, 1 reported"),
+        ("TAP version 13\n1..1\nnot ok 1 a\n", "ok 1 p", {"p/a": "fail"}, "1 of 1 failed: p/a"),
+        ("TAP version 13\n1..1\nok 1 a\n", "not ok 1 p # exit=1", {"p/a": "pass", "p": "fail"}, "1 of 2 failed: p: exit=1"),
+        ("TAP version 13\n1..2\nlogin: ok 1 a\nok 2 b\n", "ok 1 p", {"p/b": "pass"}, "b: has number 2 where 1 was to come"),
+        ("TAP version 13\nBail out! no root\n", "not ok 1 p # exit=1", {"p": "fail"}, "1 of 1 failed: p: exit=1; p: Bail out! no root"),
+        ("Segmentation fault\n", "not ok 1 p", {"p": "fail"}, "1 of 1 failed: p: Segmentation fault"),
+        ("TAP version 13\n1..1\n  TAP version 13\n  1..1\n  ok 1 x\nok 1 a\n", "ok 1 p", {"p/a/x": "pass"}, ""),
+    ],
+)
+def test_what_kselftests_runner_quotes(lines: str, result: str, found: dict[str, str], wrong: str) -> None:
+    report = run_by_kselftest(lines, result)
+    assert {each.name: each.outcome.value for each in report.results} == found
+    assert report.wrong == wrong
+    assert report.complete
+
+
+def test_a_program_that_gives_up_does_not_end_those_of_the_runner() -> None:
+    text = RUNNER.replace("# ok 2 PROF", "# Bail out! no clock").replace(
+        "\nok 1 selftests: timers: posix_timers", "\nnot ok 1 selftests: timers: posix_timers # exit=1"
+    )
+    report = parse(text.encode())
+    assert report.results[-1].name == "selftests: timers: nanosleep/nanosleep"
+    assert report.problems == (
+        "selftests: timers: posix_timers: 2 tests planned, 1 reported",
+        "selftests: timers: posix_timers: Bail out! no clock",
+    )
+
+
+@pytest.mark.parametrize("before", ["", "ok 1 a\n", "# selftests: timers: p\n", "# selftests: timers: p\n# TAP version 13\n"])
+def test_a_second_report_behind_a_prompt_is_no_quoted_one(before: str) -> None:
+    """`# ` is the prompt of root's shell, too."""
+    text = f"TAP version 13\n1..2\n{before}# TAP version 13\n1..2\nok 1 a\nok 2 b\n"
+    assert "a second report begins before the first one ends" in told(text, alone=True)[1]
