@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from labctl.deadline import Deadline
-from labctl.errors import BootFailed, TargetHung
+from labctl.errors import BootFailed, ConsoleLost, TargetFailure, TargetHung
 from labctl.machine.boot import Boot, explain
 from labctl.machine.protocols import Ends
 from labctl.machine.session import POWER_DEADLINE, Session
@@ -23,7 +24,7 @@ _READ = 1 << 20
 _BANNER_WIDTH = 200
 
 
-def read_report(session: Session, boot: Boot, deadline: Deadline | None = None) -> Report:
+def read_report(session: Session, boot: Boot, *, take: Callable[[Report, list[float]], None], deadline: Deadline | None = None) -> Report:
     """Until the report on the console of ``boot`` is complete and the machine has ended by itself, or is known not to do so.
 
     How it ends belongs to what it reports: `Report.problems` names an end that says failure, a reset, one that does not come though the
@@ -31,10 +32,25 @@ def read_report(session: Session, boot: Boot, deadline: Deadline | None = None) 
 
     KernelCrash, TargetHung (silence, deadline); BootFailed if it ended without a report. What a machine reports before its power goes is
     a report, if a cut off one.
+
+    ``take`` gets the report and the seconds that each result took, also before whatever ended the machine is raised: then it is what came
+    until then.
     """
-    limit = deadline or Deadline.after(REPORT_DEADLINE)
+    reader = Ktap()
+    try:
+        report = _read(session, boot, reader, deadline or Deadline.after(REPORT_DEADLINE))
+    except (TargetFailure, ConsoleLost):
+        until_then = reader.report()
+        if until_then.results:
+            take(until_then, _durations(session, boot, until_then))
+        raise
+    take(report, _durations(session, boot, report))
+    return report
+
+
+def _read(session: Session, boot: Boot, reader: Ktap, limit: Deadline) -> Report:
     transcript, silence = session.transcript, session.config.boot.silence
-    reader, cursor = Ktap(), boot.since
+    cursor = boot.since
     while not reader.done:
         try:
             there = transcript.wait_beyond(cursor, limit.sooner(silence))
@@ -95,7 +111,7 @@ def banners(session: Session, boot: Boot) -> list[bytes]:
     return [line for line in lines if line]
 
 
-def durations(session: Session, boot: Boot, report: Report) -> list[float]:
+def _durations(session: Session, boot: Boot, report: Report) -> list[float]:
     """Seconds that each result of the report took: from the one before on the console, or from ``ready``, to its own line."""
     return spans(session.transcript, boot.since, boot.t0_ns + round(boot.milestones["ready"] * 1e9), report)
 

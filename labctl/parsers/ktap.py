@@ -234,8 +234,11 @@ class Ktap:
 
     @property
     def last(self) -> str:
-        """Name of the test that ended last; empty before the first."""
-        return next((group.found[-1].name for group in reversed(self._groups) if group.found), "")
+        """Name of the test that ended last, with those of the groups around it; empty before the first."""
+        for at in range(len(self._groups) - 1, -1, -1):
+            if found := self._groups[at].found:
+                return "/".join([*(group.name or "?" for group in self._groups[1 : at + 1]), found[-1].name])
+        return ""
 
     def feed(self, data: bytes) -> None:
         """More of the console. Lines may come in parts."""

@@ -490,3 +490,14 @@ def test_a_second_report_behind_a_prompt_is_no_quoted_one(before: str) -> None:
     """`# ` is the prompt of root's shell, too."""
     text = f"TAP version 13\n1..2\n{before}# TAP version 13\n1..2\nok 1 a\nok 2 b\n"
     assert "a second report begins before the first one ends" in told(text, alone=True)[1]
+
+
+def test_the_last_test_is_named_with_its_groups() -> None:
+    reader = Ktap()
+    reader.feed(b"KTAP version 1\n1..2\n")
+    assert reader.last == ""
+    reader.feed(b"    KTAP version 1\n    # Subtest: list\n    1..2\n    ok 1 add\n")
+    assert reader.last == "list/add"
+    reader.feed(b"    ok 2 del\nok 1 list\n    KTAP version 1\n    # Subtest: cut\n    1..3\n")
+    assert reader.last == "list/del"
+    assert "the report is cut off after list/del" in reader.report().problems
