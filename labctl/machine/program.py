@@ -73,14 +73,15 @@ def run_program(
     told = ended.output.encode()
     ending = _STATUS.search(told)
     status = int(ending[1]) if ending else None
-    report = language.parse(told[: ending.start() + 1] if ending else told, status)
+    said = told[: ending.start() + 1] if ending else told
+    report = language.parse(said, status)
     flooded = ended.status == 0 and len(told) > MOST_OUTPUT // 2  # `head` has read what it may, and closed
     if not ending and not flooded:  # that shell is dead too: the console may have been told more
         shown = language.parse(_KERNEL_MESSAGE.sub(b"", session.transcript.read(since)), None)
         report = shown if len(shown.results) > len(report.results) else report
     why = _odd_ending(status, report, language) if status is not None else _no_ending(ended.status, flooded)
-    if why:
-        report = replace(report, problems=(*report.problems, why))
+    instead = "" if report.results or report.bail else _instead_of_results(said)
+    report = replace(report, problems=(*report.problems, *(each for each in (why, instead) if each)))
     take(report, _times(session, since, began_ns, language, report, status))
     return report
 
@@ -100,6 +101,12 @@ def _in_words_of(error: LabctlError, command: str, last: str) -> None:
         words[SAID_NOTHING] = f"it last said {last[:200]!r}"
     for said, instead in words.items():
         error.message, error.title = error.message.replace(said, instead), error.title.replace(said, instead)
+
+
+def _instead_of_results(said: bytes) -> str:
+    """A shell that does not find the program, or a program that dies, has said why."""
+    last = last_lines(said, 1)
+    return f"it last said {last[:200]!r}" if last else SAID_NOTHING
 
 
 def _no_ending(status: int, flooded: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ PROGRAMS = {
 SUITE = """
 import pytest
 
-@pytest.mark.parametrize("program", ["good", "bad", "cut_off", "odd", "nothing"])
+@pytest.mark.parametrize("program", ["good", "bad", "cut_off", "odd", "nothing", "nowhere"])
 def test_program(ktap, program):
     report = ktap(program)
     assert not report.wrong, report.wrong
@@ -80,7 +81,12 @@ def test_programs(lab: TemporaryLab) -> None:
     killed = "AssertionError: 3 tests planned, 1 reported; the report is cut off after one; no test failed, but the program was killed by signal 9"
     assert told["test_program[cut_off]"] == ("fail", killed)
     assert told["test_program[odd]"] == ("fail", "AssertionError: no test failed, but the program exited with 3")
-    assert told["test_program[nothing]"] == ("fail", "AssertionError: no KTAP report")
+    assert told["test_program[nothing]"] == ("fail", "AssertionError: no KTAP report; it last said 'not a test'")
+    assert told["test_program[nowhere]"][0] == "fail"
+    assert re.fullmatch(
+        r"AssertionError: no KTAP report; the program exited with 127; it last said 'sh: .*nowhere: not found'",
+        told["test_program[nowhere]"][1],
+    )
     assert told["test_ltp::a.c:1"] == told["test_ltp"] == ("pass", "")
     assert told["test_ltp_that_says_no_summary[not_here]"] == ("skip", "not compiled with numa")
     assert told["test_ltp_that_says_no_summary[not_here]::tst_test.c:1415"] == ("skip", "not compiled with numa")
