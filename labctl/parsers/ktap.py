@@ -40,6 +40,10 @@ _SUBTEST = re.compile(r"^( *)# Subtest: *(.*)$")
 _DIRECTIVE = re.compile(r"^(SKIP|TODO|XFAIL|TIMEOUT|ERROR)\b[:\s]*(.*)$", re.IGNORECASE)
 _BAIL = re.compile(r"^ *Bail out!\s*(.*)$")
 _RUN_BY_KSELFTEST = re.compile(r"^( *)# (selftests: .+)$")
+_YAML_BEGINS = re.compile(r"^( +)---$")
+_YAML_MESSAGE = re.compile(r"^ *message: *(.*)$")
+_YAML_BLOCK = re.compile(r"^[|>][+-]?$")
+"""Its value is in the lines below."""
 _FIGURE = re.compile(r"^# bench ([A-Za-z0-9_.-]{1,80})=([0-9]{1,18}(?:\.[0-9]{1,9})?) ([A-Za-z0-9/%]{1,16})$")
 _GLUED_PLAN = re.compile(r"^.*[^0-9.]1\.\.([0-9]{1,9})$")
 _GLUED_RESULT = re.compile(r"( *)(not )?ok +([0-9]{1,9})(?: +(?:- )?(.*)|[^0-9 ].*)?$")
@@ -138,6 +142,44 @@ class _Quoted:
 
 
 @dataclass
+class _Described:
+    """The last result, which TAP 13 describes in YAML from the next line on: no more is read of that than its lines, and its message."""
+
+    group: _Group
+    """Its last result is that one."""
+    guessed: bool
+    """No reason stands in its own line."""
+    indent: int | None = None
+    """Of the lines, once they have begun."""
+    message_follows: bool = False
+
+    def takes(self, text: str) -> bool:
+        """Whether the line belongs to it; with its end it has none."""
+        if self.indent is None:
+            begins = _YAML_BEGINS.match(text)
+            if begins is None or len(begins[1]) <= self.group.indent:
+                return False
+            self.indent = len(begins[1])
+        elif text and not text.startswith(" " * self.indent):
+            return False
+        result = self.group.found[-1]
+        lines = [*result.details.splitlines(), text[self.indent :]][-DETAIL_LINES:]
+        self.group.found[-1] = replace(result, details="\n".join(line[:DETAIL_WIDTH] for line in lines), reason=self._reason(result, text))
+        return True
+
+    def _reason(self, result: Result, text: str) -> str:
+        if result.outcome is not Outcome.FAIL or not self.guessed:
+            return result.reason
+        message = _YAML_MESSAGE.match(text)
+        value = (message[1] if message else text if self.message_follows else "").strip()
+        self.message_follows = bool(message and _YAML_BLOCK.match(value))
+        if not value or self.message_follows:
+            return result.reason
+        self.guessed = False
+        return (value[1:-1] if value[0] == value[-1] and value[0] in "\"'" else value)[:DETAIL_WIDTH]
+
+
+@dataclass
 class _Group:
     """The tests at one indentation, between two results of the group around them."""
 
@@ -207,6 +249,7 @@ class Ktap:
         self._groups: list[_Group] = []
         self._said: list[str] = []
         self._quoted: _Quoted | None = None
+        self._described: _Described | None = None
         self._results = 0
         self._bail = ""
         self._restarted = False
@@ -292,13 +335,29 @@ class Ktap:
         text = visible(_STAMP.sub(b"", raw[:_LONGEST]).rstrip(b"\r\n")).replace("\t", "    ")[:LINE_WIDTH].rstrip()
         if _RESULT.match(text.partition("#")[0].rstrip()):
             text = _STAMP_INSIDE.sub("", text).rstrip()
+        program = self._quoted if self._quoted is not None and text.startswith(self._quoted.prefix) else None
+        if self._describes(program.unquoted(text) if program is not None else text):
+            return
         if not self._over:
-            if self._quoted is not None and text.startswith(self._quoted.prefix):
-                self._line_of_a_program(text, self._quoted)
+            if program is not None:
+                self._line_of_a_program(text, program)
             else:
                 self._line(text)
         elif not self._bail and self._results < MOST_RESULTS and len(self._late) < _MOST_LATE and (why := self._too_late(text)):
             self._late.append(why)
+
+    def _describes(self, text: str) -> bool:
+        """Whether a line describes the last result. What reads as a line of the report is one there, too."""
+        if self._described is None:
+            return False
+        head = text.partition("#")[0].rstrip()
+        of_the_report = _VERSION.match(text) or _BAIL.match(text) or _SUBTEST.match(text) or _PLAN.match(head) or _RESULT.match(head)
+        if of_the_report or not self._described.takes(text):
+            self._described = None
+            return False
+        if text.strip() == "...":
+            self._described = None
+        return True
 
     def _too_late(self, text: str) -> str:
         """Why a line has no place behind the last one that the plan promises; empty if it has."""
@@ -424,6 +483,7 @@ class Ktap:
                 outcome, reason = Outcome.SKIP, inner.skipped
         if not below or (outcome is Outcome.FAIL and all(each.outcome is not Outcome.FAIL for each in below)):
             group.found.append(Result((called,), outcome, reason or _why(outcome, details), details, self._fed))
+            self._described = _Described(group, guessed=not reason)
 
 
 def parse(data: bytes, *, alone: bool = False) -> Report:

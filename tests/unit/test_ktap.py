@@ -203,6 +203,9 @@ LINES = st.sampled_from(
         "ok 1 a",
         "not ok 2 b # SKIP x",
         "# Subtest: g",
+        "  ---",
+        "  message: |",
+        "  ...",
         "# selftests: d: p",
         "# TAP version 13",
         "# 1..2",
@@ -501,3 +504,62 @@ def test_the_last_test_is_named_with_its_groups() -> None:
     reader.feed(b"    ok 2 del\nok 1 list\n    KTAP version 1\n    # Subtest: cut\n    1..3\n")
     assert reader.last == "list/del"
     assert "the report is cut off after list/del" in reader.report().problems
+
+
+def described(yaml: str, line: str = "not ok 1 a") -> ktap.Result:
+    report = parse(f"TAP version 13\n1..2\n# begins\n{line}\n{yaml}ok 2 b\n".encode())
+    assert (report.complete, report.problems, report.results[-1].details) == (True, (), "")
+    return report.results[0]
+
+
+@pytest.mark.parametrize(
+    ("yaml", "reason"),
+    [
+        ('  ---\n  message: "bad thing"\n  severity: fail\n  ...\n', "bad thing"),
+        ("  ---\n  message: 'bad thing'\n", "bad thing"),  # its end is missing
+        ("    ---\n    at:\n      line: 3\n\n    message: bad thing\n    ...\n", "bad thing"),
+        ("  ---\n  message: |\n    bad thing\n    and more\n  ...\n", "bad thing"),
+        ("  ---\n  message: \x1b[31mbad\n  ...\n", "␛[31mbad"),
+        ("  ---\n  severity: fail\n  ...\n", "begins"),
+        ("  ---\n  message:\n  ...\n", "begins"),
+    ],
+)
+def test_what_tap_13_says_in_yaml_of_a_failure(yaml: str, reason: str) -> None:
+    result = described(yaml)
+    assert result.reason == reason
+    assert result.details.startswith("# begins\n---\n")
+
+
+def test_yaml_takes_no_reason_from_a_line_that_has_one_and_gives_a_pass_none() -> None:
+    yaml = "  ---\n  message: other\n  ...\n"
+    assert described(yaml, "not ok 1 a # why").reason == "why"
+    assert described(yaml, "ok 1 a").reason == ""
+    assert "message: other" in described(yaml, "ok 1 a").details
+
+
+def test_yaml_of_the_last_test_and_of_one_that_a_runner_quotes() -> None:
+    yaml = "  ---\n  message: bad thing\n  ...\n"
+    assert parse(f"TAP version 13\n1..1\nnot ok 1 a\n{yaml}".encode()).wrong == "1 of 1 failed: a: bad thing"
+    assert run_by_kselftest(f"TAP version 13\n1..1\nnot ok 1 a\n{yaml}", "not ok 1 p # exit=1").wrong == "1 of 1 failed: p/a: bad thing"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("1..2\nok 1 a\n  ---\nnot ok 2 b\n  ---\nok 3 c\n", "more than the 2 tests that are planned: ok 3 c"),
+        ("1..2\nok 1 a\n  ---\n  Bail out! no root\n", "Bail out! no root"),
+        ("1..2\nok 1 a\n  ---\nTAP version 13\n1..2\nok 1 a\nok 2 b\n", "a second report begins before the first one ends"),
+        ("1..2\nok 1 a\n  ---\n  message: x\n", "the report is cut off after a"),
+        ("1..2\nok 1 a\n  ---\n  1..2\n  ok 1 x\nok 2 g\n", "g: 2 tests planned, 1 reported"),
+    ],
+)
+def test_yaml_hides_no_line_of_a_report(text: str, problem: str) -> None:
+    assert problem in told(f"TAP version 13\n{text}")[1]
+
+
+def test_a_flood_of_yaml_is_bounded() -> None:
+    (result, _) = parse(
+        b"TAP version 13\n1..2\nnot ok 1 a\n  ---\n" + b"  message: " + b"x" * 9999 + b"\n" + b"  y\n" * 9999 + b"ok 2 b\n"
+    ).results
+    assert len(result.reason) == ktap.DETAIL_WIDTH
+    assert len(result.details.splitlines()) == ktap.DETAIL_LINES
