@@ -14,6 +14,9 @@ pytestmark = pytest.mark.qemu
 PROGRAMS = {
     "good": "echo 'TAP version 13'; echo 1..3; echo 'ok 1 one'; echo '[    1.000000] not of the kernel'; echo 'ok 2 # SKIP no disk'; "
     "echo 'not ok 3 three # TODO later'",
+    "runner": "echo 'TAP version 13'; echo 1..2; echo '# selftests: timers: bad'; bad 2>&1 | sed -e 's/^/# /'; "
+    "echo 'not ok 1 selftests: timers: bad # exit=1'; echo '# selftests: timers: good'; good | sed -e 's/^/# /'; "
+    "echo 'ok 2 selftests: timers: good'",
     "bad": "echo 1..2; echo 'ok 1 one'; echo '# 4 is not 5' >&2; echo 'not ok 2 two'; exit 1",
     "cut_off": "echo 1..3; echo 'ok 1 one'; kill -9 $$",
     "odd": "echo 1..1; echo 'ok 1 one'; exit 3",
@@ -27,7 +30,7 @@ PROGRAMS = {
 SUITE = """
 import pytest
 
-@pytest.mark.parametrize("program", ["good", "bad", "cut_off", "odd", "nothing", "nowhere"])
+@pytest.mark.parametrize("program", ["good", "runner", "bad", "cut_off", "odd", "nothing", "nowhere"])
 def test_program(ktap, program):
     report = ktap(program)
     assert not report.wrong, report.wrong
@@ -75,6 +78,11 @@ def test_programs(lab: TemporaryLab) -> None:
     assert told["test_program[good]::one"] == told["test_program[good]"] == ("pass", "")
     assert told["test_program[good]::test 2"] == ("skip", "no disk")
     assert told["test_program[good]::three"] == ("skip", "fails as expected: later")
+
+    quoted = "test_program[runner]::selftests: timers: "
+    assert told[f"{quoted}bad/one"] == told[f"{quoted}good/one"] == ("pass", "")
+    assert told[f"{quoted}bad/two"] == ("fail", "selftests: timers: bad/two: 4 is not 5")
+    assert told["test_program[runner]"] == ("fail", "AssertionError: 1 of 5 failed: selftests: timers: bad/two: 4 is not 5")
 
     assert told["test_program[bad]::two"] == ("fail", "two: 4 is not 5")
     assert told["test_program[bad]"] == ("fail", "AssertionError: 1 of 2 failed: two: 4 is not 5")
