@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _pytest.runner import runtestprotocol
@@ -123,7 +124,21 @@ class CellRunner:
         return self.current
 
 
+class SkippedFile(pytest.Item):
+    """Stands for the tests of a file that skips itself as a whole while it is read: else nothing of it would be in the record."""
+
+    def __init__(self, *, cell: Cell, why: str, **parent: Any) -> None:
+        super().__init__(name=f"file[{cell.id}]", **parent)
+        self.cell = cell
+        self.why = why
+
+    def runtest(self) -> None:
+        pytest.skip(self.why)
+
+
 def cell_of(item: pytest.Item) -> Cell | None:
+    if isinstance(item, SkippedFile):
+        return item.cell
     callspec = getattr(item, "callspec", None)
     found = callspec.params.get("cell") if callspec is not None else None
     return found if isinstance(found, Cell) else None
@@ -131,6 +146,8 @@ def cell_of(item: pytest.Item) -> Cell | None:
 
 def name_of(item: pytest.Item) -> str:
     """The test's name without its cell: ``test_boot.py::test_ready`` or ``test_boot.py::test_x[a-1]``."""
+    if isinstance(item, SkippedFile):
+        return item.path.name
     cell = cell_of(item)
     inner = item.name.partition("[")[2].rstrip("]")
     rest = inner.removeprefix(cell.id).removeprefix("-") if cell else inner

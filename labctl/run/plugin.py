@@ -25,7 +25,8 @@ from labctl.machine import budget, registry
 from labctl.model import Build, Channel, Outcome
 from labctl.result import RunResult
 from labctl.run import fixtures, soaking
-from labctl.run.cells import CELLS, ERROR, EXPECTED, UNSTORED, WHERE, CellRunner, cell_of, stories_of
+from labctl.run.cells import CELLS, ERROR, EXPECTED, UNSTORED, WHERE, CellRunner, SkippedFile, cell_of, stories_of
+from labctl.run.gathered import Gathered
 from labctl.run.lines import failed_at, told_of
 from labctl.run.scheduler import IDLE, CellScheduling
 from labctl.run.stories import MARKER, why_no_story
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from labctl.run.workers import ForkedWorkers
 
 CONTROLLER = pytest.StashKey["Controller"]()
+GATHERED = pytest.StashKey[Gathered]()
 
 
 class Hooks:
@@ -194,7 +196,9 @@ def read_suites(work: Work, suites: Sequence[Path]) -> tuple[list[str], set[str]
     """Read suites as a run does, and run nothing: what is wrong in them, and the names of those that measure. ConfigError of a conftest."""
     reading = _Reading(work)
     if suites:
-        pytest.main([*_arguments(work.lab_root, suites), "--collect-only"], plugins=[reading])
+        status = pytest.main([*_arguments(work.lab_root, suites), "--collect-only"], plugins=[reading])
+        if not reading.mistakes and status in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
+            reading.mistakes.append("pytest cannot read them; what it says stands above")
     return list(dict.fromkeys(reading.mistakes)), reading.measuring
 
 
@@ -211,8 +215,8 @@ class _Reading:
         early_config.stash[CELLS] = self.cells
         try:
             yield
-        except ConftestImportFailure as failure:
-            raise _mistake_of(failure) from None
+        except (ConftestImportFailure, SystemExit) as failure:
+            raise _mistake_of(failure, self.cells.work.lab_root) from None
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
@@ -228,8 +232,10 @@ def unreadable(mistakes: Sequence[str]) -> ConfigError:
     return ConfigError("a suite cannot be read:\n" + "\n".join(dict.fromkeys(mistakes)))
 
 
-def _mistake_of(failure: ConftestImportFailure) -> LabctlError:
+def _mistake_of(failure: ConftestImportFailure | SystemExit, root: Path) -> LabctlError:
     """A mistake that a conftest.py has found says all there is to say; pytest would tell where in it Python was."""
+    if isinstance(failure, SystemExit):
+        return unreadable([f"a conftest.py {_ends_python(failure, root)}"])
     if isinstance(failure.cause, LabctlError):
         return failure.cause
     return unreadable([f"{failure.path}: {_said(failure.cause)}"])
@@ -292,9 +298,9 @@ class _Given:
         early_config.stash[CONTROLLER] = self.controller
         try:
             yield
-        except ConftestImportFailure as failure:
+        except (ConftestImportFailure, SystemExit) as failure:
             self.controller.prepared.writer.finish(Outcome.ERROR)
-            raise _mistake_of(failure) from None
+            raise _mistake_of(failure, self.controller.prepared.planned.lab.root) from None
 
 
 class WorkerHooks:
@@ -336,7 +342,9 @@ def _why_not_collected(report: pytest.CollectReport) -> str:
     told = [line[1:].strip().removeprefix("labctl.errors.ConfigError: ") for line in text.splitlines() if line.startswith("E ")]
     if told and all(line.startswith("environment: ") for line in told):
         return "\n".join(told)  # the user's own mistake, found by each file that reads it: once is enough
-    return f"{report.nodeid}: " + "\n  ".join(told) if told else text
+    if told:
+        text = "\n  ".join(told)
+    return text if text.startswith(report.nodeid.partition("::")[0]) else f"{report.nodeid}: {text}"
 
 
 @pytest.hookimpl(tryfirst=True)  # a test's cell comes before the parameters of its fixtures: `cell_of` and `name_of` find it there
@@ -354,7 +362,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """A test that asks for a fixture that does not exist is a mistake in its file, told like one in its syntax: before any power."""
-    report = yield
+    runner = collector.config.stash.get(CELLS, None)
+    try:
+        report = yield
+    except SystemExit as error:
+        if runner is None:
+            raise
+        report = pytest.CollectReport(collector.nodeid, "failed", f"{collector.nodeid}: {_ends_python(error, runner.work.lab_root)}", [])
+    if runner is not None and report.skipped and isinstance(collector, pytest.Module):
+        _keep_skipped(report, collector, runner)
     items = [item for item in report.result if isinstance(item, pytest.Function)] if report.passed else []
     if wrong := [why for item in items if (why := _wrong_story(item) or _wrong_requirement(item))]:
         report.outcome, report.longrepr, report.result = "failed", "\n  ".join(dict.fromkeys(wrong)), []
@@ -363,7 +379,35 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, p
         warm = [why for item in report.result if isinstance(item, pytest.Function) and (why := _too_much_of_a_copy(item))]
         if missing := missing or warm:
             report.outcome, report.longrepr, report.result = "failed", "\n  ".join(dict.fromkeys(missing)), []
+    if runner is not None:
+        _gather(report, collector, runner)
     return report
+
+
+def _ends_python(error: SystemExit, root: Path) -> str:
+    """What is wrong with a file that ends the process which reads it."""
+    lines = failed_at(error, root / "suites")
+    return "ends Python while it is read" + (f" ({lines[-1]})" if lines else "")
+
+
+def _keep_skipped(report: pytest.CollectReport, module: pytest.Module, runner: CellRunner) -> None:
+    """A file that skips itself while it is read is a skip of its cells, with its reason."""
+    why = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    cells = runner.by_suite.get(runner.suite_of(module.path) or "", [])
+    report.result = [SkippedFile.from_parent(module, cell=cell, why=why.removeprefix("Skipped: ")) for cell in cells]
+    report.outcome, report.longrepr = "passed", None
+
+
+def _gather(report: pytest.CollectReport, collector: pytest.Collector, runner: CellRunner) -> None:
+    gathered = collector.config.stash.setdefault(GATHERED, Gathered())
+    suite = runner.suite_of(collector.path)
+    if suite is None:
+        gathered.blind = gathered.blind or report.failed
+        return
+    if isinstance(collector, pytest.Module):
+        gathered.files.setdefault(suite, []).append(collector.path.name)
+    if report.failed or any(isinstance(found, pytest.Item) for found in report.result):
+        gathered.told.add(suite)
 
 
 def _missing_fixtures(item: pytest.Function) -> str:
@@ -409,6 +453,10 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     runner = config.stash.get(CELLS, None)
     if runner is None:
         return
+    gathered = config.stash.setdefault(GATHERED, Gathered())
+    for mistake in gathered.without_tests(runner.by_suite):
+        # As of a file that cannot be read: a worker's is sent to its controller before any cell is given out.
+        config.hook.pytest_collectreport(report=pytest.CollectReport(mistake.partition(":")[0], "failed", mistake, []))
     wanted = runner.work.stories
     chosen = [item for item in items if cell_of(item) is not None and (not wanted or not set(wanted).isdisjoint(stories_of(item)))]
     if wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -145,3 +146,52 @@ def test_a_vm_that_fails_is_told_with_the_line_of_the_suite(lab: TemporaryLab) -
     command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir=.", "suites/vms", "--build", "debian", "--target", lab.target]
     by_pytest = subprocess.run(command, cwd=lab.root, env=lab.environment(), capture_output=True, text=True, timeout=120, check=False)
     assert "\n".join([*lines, "VmFailed: VM one: is off"]) in by_pytest.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("def helper():\n    pass\n", "suites/none: no test in it (test_none.py: no function named test_…)"),
+        ("import sys\n\nsys.exit(3)\n", "suites/none/test_none.py: ends Python while it is read (test_none.py:3: sys.exit(3))"),
+    ],
+)
+def test_a_suite_that_gives_no_test(lab: TemporaryLab, code: str, told: str) -> None:
+    """Told with its cause and before any other cell is begun, by a dry run too, and with nothing of pytest's insides."""
+    lab.suite("well", "def test_well():\n    pass\n")
+    lab.suite("none", code)
+    for how in ("--dry-run", "--fresh"):
+        ran = lab.labctl("run", "matrix", how)
+        assert ran.status == 2, (how, ran.status, ran.err)
+        assert ran.err.splitlines()[-2:] == ["labctl: a suite cannot be read:", told], (how, ran.err)
+        assert "INTERNALERROR" not in ran.out + ran.err
+    assert not list(lab.runs[-1].glob("cells/*/*")), "no attempt"
+    lab.write("suites/none/test_more.py", "def test_more():\n    pass\n")
+    assert lab.labctl("run", "matrix").status == (0 if "helper" in code else 2)
+
+
+def test_a_conftest_that_ends_python(lab: TemporaryLab) -> None:
+    lab.suite("mine", "def test_x():\n    pass\n")
+    lab.write("suites/mine/conftest.py", "import sys\n\nsys.exit(0)\n")
+    for how in ("--dry-run", "--fresh"):
+        ran = lab.labctl("run", "matrix", how)
+        assert ran.status == 2, (how, ran.status, ran.err)
+        assert "a conftest.py ends Python while it is read (conftest.py:3: sys.exit(0))" in ran.err, ran.err
+    assert (lab.runs[-1] / "end.json").exists(), "no run that seems to go on"
+
+
+def test_a_file_that_skips_itself_is_a_skip_with_its_reason(lab: TemporaryLab) -> None:
+    """Alone in its suite, and beside a file that passes, of which the cell has its outcome: neither is lost."""
+    lab.suite("alone", "import pytest\n\npytest.skip('not today', allow_module_level=True)\n\ndef test_x():\n    pass\n")
+    lab.suite("beside", "def test_x():\n    pass\n")
+    lab.write("suites/beside/test_lacking.py", "import pytest\n\npytest.importorskip('nosuchlib')\n")
+    assert lab.labctl("run", "matrix", "--dry-run").status == 0
+    ran = lab.run()
+    assert ran.status == 0, ran.err
+    cells = ran.cells
+    assert (cells["debian/alone"]["outcome"], cells["debian/alone"]["reason"]) == ("skip", "not today"), reasons(cells)
+    assert cells["debian/beside"]["outcome"] == "pass", reasons(cells)
+    (events,) = lab.runs[-1].glob("cells/*beside*/*/events.jsonl")
+    tests = [event for line in events.read_text().splitlines() if (event := json.loads(line)).get("name", "").startswith("test_lacking.py")]
+    assert [(test["name"], test["outcome"]) for test in tests] == [("test_lacking.py", "skip")], events.read_text()
+    assert "could not import 'nosuchlib'" in tests[0]["reason"]
+    assert "not today" in (lab.runs[-1] / "junit.xml").read_text()
