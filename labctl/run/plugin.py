@@ -11,29 +11,27 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from _pytest.config import ConftestImportFailure
+from _pytest.nodes import Node
 
 from labctl.config import Lab, nearest
 from labctl.errors import ConfigError, InfraError, LabctlError, StorageError, TargetFailure
 from labctl.machine import budget, registry
-from labctl.model import Build, Channel, Outcome
+from labctl.model import Channel, Outcome
 from labctl.result import RunResult
-from labctl.run import fixtures, soaking
+from labctl.run import fixtures, requirements, soaking
 from labctl.run.cells import CELLS, ERROR, EXPECTED, UNSTORED, WHERE, CellRunner, SkippedFile, cell_of, stories_of
 from labctl.run.gathered import Gathered
 from labctl.run.lines import failed_at, told_of
 from labctl.run.scheduler import IDLE, CellScheduling
 from labctl.run.stories import MARKER, why_no_story
-from labctl.run.vms import why_not_able, wrong_abilities
 from labctl.run.warmth import asks_too_much
 from labctl.run.work import Work
-from labctl.size import parse_size
 from labctl.store.outcome import LAB_FAILED, NO_BOOT, run_outcome
 from labctl.store.reader import read_run
 
@@ -372,13 +370,13 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, p
     if runner is not None and report.skipped and isinstance(collector, pytest.Module):
         _keep_skipped(report, collector, runner)
     items = [item for item in report.result if isinstance(item, pytest.Function)] if report.passed else []
-    if wrong := [why for item in items if (why := _wrong_story(item) or _wrong_requirement(item))]:
-        report.outcome, report.longrepr, report.result = "failed", "\n  ".join(dict.fromkeys(wrong)), []
-    if report.passed and collector.config.stash.get(CELLS, None) is not None:
-        missing = [why for item in report.result if isinstance(item, pytest.Function) and (why := _missing_fixtures(item))]
-        warm = [why for item in report.result if isinstance(item, pytest.Function) and (why := _too_much_of_a_copy(item))]
-        if missing := missing or warm:
-            report.outcome, report.longrepr, report.result = "failed", "\n  ".join(dict.fromkeys(missing)), []
+    for mistake in dict.fromkeys(why for item in items for why in _wrong(item, read_by_lab=runner is not None)):
+        # In a report of its own: of one that failed pytest would not read the classes in it, and what is wrong in those.
+        report.result = [found for found in report.result if not isinstance(found, pytest.Item)]
+        mistaken = pytest.CollectReport(collector.nodeid, "failed", mistake, [])
+        collector.ihook.pytest_collectreport(report=mistaken)
+        if runner is not None:
+            _gather(mistaken, collector, runner)
     if runner is not None:
         _gather(report, collector, runner)
     return report
@@ -404,10 +402,27 @@ def _gather(report: pytest.CollectReport, collector: pytest.Collector, runner: C
     if suite is None:
         gathered.blind = gathered.blind or report.failed
         return
-    if isinstance(collector, pytest.Module):
+    if isinstance(collector, pytest.Module) and report.passed:
         gathered.files.setdefault(suite, []).append(collector.path.name)
     if report.failed or any(isinstance(found, pytest.Item) for found in report.result):
         gathered.told.add(suite)
+
+
+def _wrong(item: pytest.Function, *, read_by_lab: bool) -> Iterator[str]:
+    """All that can be told of a test before any power; what its class or its file says is told as theirs, and so once."""
+    for node in item.listchain():
+        for marker in node.own_markers:
+            if marker.name == MARKER and (why := why_no_story(marker.args, marker.kwargs)):
+                yield f"{_place(node)}: @pytest.mark.{MARKER}: {why}"
+            if marker.name == requirements.MARKER:
+                yield from map(str, requirements.mistakes(marker.args, marker.kwargs, _place(node)))
+    if read_by_lab and (why := _missing_fixtures(item) or _too_much_of_a_copy(item)):
+        yield why
+
+
+def _place(node: Node) -> str:
+    """A file, or a test in it, without its parameters."""
+    return node.nodeid.partition("[")[0]
 
 
 def _missing_fixtures(item: pytest.Function) -> str:
@@ -417,12 +432,7 @@ def _missing_fixtures(item: pytest.Function) -> str:
     if not missing:
         return ""
     there = nearest(missing[0], sorted({*fixtures.FIXTURES, *known}))
-    return f"{item.nodeid.partition('[')[0]} asks for {', '.join(map(repr, missing))}: {there}"
-
-
-def _wrong_story(item: pytest.Function) -> str:
-    why = next((why for marker in item.iter_markers(MARKER) if (why := why_no_story(marker.args, marker.kwargs))), "")
-    return f"{item.nodeid.partition('[')[0]}: @pytest.mark.{MARKER}: {why}" if why else ""
+    return f"{_place(item)} asks for {', '.join(map(repr, missing))}: {there}"
 
 
 def _too_much_of_a_copy(item: pytest.Function) -> str:
@@ -434,7 +444,7 @@ def _refused_when_warm(item: pytest.Item, fixtures: Collection[str], *, benchmar
     if runner.suite_of(item.path) not in runner.work.warm:
         return ""
     why = asks_too_much(fixtures, benchmark=benchmark)
-    return f"{item.nodeid.partition('[')[0]}, of a suite with warm = true, {why}" if why else ""
+    return f"{_place(item)}, of a suite with warm = true, {why}" if why else ""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -523,9 +533,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     runner, cell = item.config.stash.get(CELLS, None), cell_of(item)
     if runner is None or cell is None:
         return
-    for marker in item.iter_markers("requires"):
+    for marker in item.iter_markers(requirements.MARKER):
+        if wrong := requirements.mistakes(marker.args, marker.kwargs, _place(item)):
+            raise ConfigError(wrong)  # of a marker that was put there after the files were read
         config = registry.on_channel(runner.work.targets[cell.target], cell.channel).config
-        if why := unmet(marker.kwargs, config, runner.work.builds[cell.build]):
+        if why := requirements.unmet(marker.kwargs, config, runner.work.builds[cell.build]):
             pytest.skip(why)
     attempt = runner.current
     if attempt is not None and attempt.broken is not None:
@@ -534,46 +546,3 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if attempt.unheard is not None:
             pytest.skip(f"{LAB_FAILED}{attempt.unheard.title}")
         pytest.skip(f"{NO_BOOT}{failure.title}")
-
-
-_REQUIREMENTS = ("cpus", "memory", "disk", "arch", "tags", "build", "channel", "hypervisor", "driver")
-
-
-def _unknown_requirement(key: str) -> str:
-    return f"@pytest.mark.requires({key}=…): unknown; known: {', '.join(_REQUIREMENTS)}"
-
-
-def _wrong_requirement(item: pytest.Function) -> str:
-    for marker in item.iter_markers("requires"):
-        unknown = next((key for key in marker.kwargs if key not in _REQUIREMENTS), "")
-        wrong = wrong_abilities(marker.kwargs["hypervisor"]) if "hypervisor" in marker.kwargs else None
-        if unknown or wrong:
-            return f"{item.nodeid.partition('[')[0]}: {_unknown_requirement(unknown) if unknown else wrong}"
-    return ""
-
-
-def unmet(wanted: Mapping[str, Any], config: Any, build: Build) -> str:
-    """Why a test's requirements are not those of the cell; empty if they are. ConfigError for a requirement that does not exist."""
-    for key, value in wanted.items():
-        match key:
-            case "cpus" if config.cpus < value:
-                return f"needs {value} CPUs, the target has {config.cpus}"
-            case "memory" if config.memory < parse_size(value):
-                return f"needs {value} of memory"
-            case "disk" if (config.disk or 0) < parse_size(value):
-                return f"needs a disk of {value}"
-            case "arch" if config.arch != value:
-                return f"needs {value}, the target is {config.arch}"
-            case "tags" if missing := sorted(set(value) - set(config.tags)):
-                return f"needs a target with the tags {', '.join(missing)}"
-            case "channel" if config.channel != value:
-                return f"needs the channel {value}"
-            case "build" if not fnmatchcase(build.name, value):
-                return f"needs a build like {value!r}"
-            case "hypervisor" if why := why_not_able(build, value):
-                return why
-            case "driver" if build.hypervisor != value:
-                return f"needs a hypervisor of the driver {value!r}"
-            case _ if key not in _REQUIREMENTS:
-                raise ConfigError(_unknown_requirement(key))
-    return ""

@@ -91,6 +91,48 @@ def test_a_requirement_that_does_not_exist(lab: TemporaryLab, requirement: str, 
     assert not list(lab.runs[-1].glob("cells/*/*")), "no attempt"
 
 
+def test_every_wrong_value_of_every_requirement_is_told_at_once(lab: TemporaryLab) -> None:
+    """Of all tests of all suites, each with its place, by a dry run and before any other cell is begun."""
+    lab.suite(
+        "mine",
+        "import pytest\n\npytestmark = pytest.mark.requires(driver='kwm')\n\n"
+        "@pytest.mark.requires(tags='gpu', memory='1Q')\ndef test_x():\n    pass\n\n"
+        "class TestMore:\n    @pytest.mark.requires(cpus='two', build=3)\n    @pytest.mark.parametrize('a', [1, 2])\n    def test_y(self, a):\n        pass\n",
+    )
+    lab.suite("other", "import pytest\n\n@pytest.mark.requires(1, channel='wal', disk=-1)\ndef test_z(nosuch):\n    pass\n")
+    lab.suite("well", "def test_x():\n    pass\n")
+    for how in ("--dry-run", "--fresh"):
+        ran = lab.labctl("run", "matrix", how)
+        assert ran.status == 2, (how, ran.status, ran.err)
+        said = [line.strip() for line in ran.err[ran.err.index("a suite cannot be read:") :].splitlines()[1:]]
+        assert [line.partition(";")[0].partition(": known")[0] for line in said] == [
+            "suites/mine/test_mine.py: @pytest.mark.requires(driver=…): found 'kwm'",
+            "suites/mine/test_mine.py::test_x: @pytest.mark.requires(tags=…): found 'gpu'",
+            "suites/mine/test_mine.py::test_x: @pytest.mark.requires(memory=…): found '1Q'",
+            "suites/mine/test_mine.py::TestMore::test_y: @pytest.mark.requires(cpus=…): found 'two'",
+            "suites/mine/test_mine.py::TestMore::test_y: @pytest.mark.requires(build=…): found 3",
+            "suites/other/test_other.py::test_z: @pytest.mark.requires: found 1 without a name",
+            "suites/other/test_other.py::test_z: @pytest.mark.requires(channel=…): found 'wal'",
+            "suites/other/test_other.py::test_z: @pytest.mark.requires(disk=…): found -1",
+            "suites/other/test_other.py::test_z asks for 'nosuch'",
+        ], said
+        assert not lab.runs or not list(lab.runs[-1].glob("cells/*/*")), "no attempt"
+
+
+def test_a_wrong_requirement_that_a_conftest_adds(lab: TemporaryLab) -> None:
+    """It is not there yet when the files are read: told before the machine has power, as the file's mistake and not Python's."""
+    lab.suite("mine", "def test_x(shell):\n    pass\n")
+    lab.write(
+        "suites/mine/conftest.py",
+        "import pytest\n\n\ndef pytest_collection_modifyitems(items):\n"
+        "    for item in items:\n        item.add_marker(pytest.mark.requires(memory='1Q'))\n",
+    )
+    cell = lab.run().cells["debian/mine"]
+    assert (cell["outcome"], cell["attempts"]) == ("error", 1), cell
+    assert cell["reason"].startswith("suites/mine/test_mine.py::test_x: @pytest.mark.requires(memory=…): found '1Q'; a size"), cell
+    assert not list(lab.runs[-1].glob("cells/*/*/console.log")), "no machine had power"
+
+
 def test_a_hypervisor_that_nobody_can_speak_to(lab: TemporaryLab) -> None:
     """Its recipe's mistake, told by a dry run too."""
     lab.suite("mine", "def test_x(hypervisor):\n    pass\n")
