@@ -20,7 +20,7 @@ from _pytest.config import ConftestImportFailure
 from _pytest.nodes import Node
 
 from labctl.config import Lab, nearest
-from labctl.errors import ConfigError, InfraError, LabctlError, StorageError, TargetFailure
+from labctl.errors import ConfigError, InfraError, LabctlError, Problem, StorageError, TargetFailure
 from labctl.machine import budget, registry
 from labctl.model import Channel, Outcome
 from labctl.result import RunResult
@@ -251,6 +251,8 @@ def _arguments(root: Path, suites: Sequence[Path]) -> list[str]:
         f"--rootdir={root}",
         *("-p", "labctl.run.plugin", "-p", "labctl.report.plugin", "-p", "no:terminal", "-p", "no:cacheprovider"),
         *("-p", "no:hypothesispytest"),  # a tenth of a second in each process, and machines are not shrunk
+        # Of an unknown marker pytest tells no place, and nothing else that is wrong in the file: `_wrong` tells both.
+        *("-o", "strict_markers=false", "-W", "ignore::pytest.PytestUnknownMarkWarning"),
     ]
     if not any((root / name).is_file() for name in ("pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")):
         arguments += ["-c", os.devnull]  # a lab without settings of its own is not to find those of a folder above
@@ -410,8 +412,12 @@ def _gather(report: pytest.CollectReport, collector: pytest.Collector, runner: C
 
 def _wrong(item: pytest.Function, *, read_by_lab: bool) -> Iterator[str]:
     """All that can be told of a test before any power; what its class or its file says is told as theirs, and so once."""
+    known = {line.partition(":")[0].partition("(")[0].strip() for line in item.config.getini("markers")}
     for node in item.listchain():
         for marker in node.own_markers:
+            if read_by_lab and marker.name not in known:
+                allowed = f"{nearest(marker.name, known)}; one of your own: markers, in pytest's settings"
+                yield str(Problem(_place(node), f"@pytest.mark.{marker.name}", "unknown", allowed))
             if marker.name == MARKER and (why := why_no_story(marker.args, marker.kwargs)):
                 yield f"{_place(node)}: @pytest.mark.{MARKER}: {why}"
             if marker.name == requirements.MARKER:

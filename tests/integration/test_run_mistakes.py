@@ -119,6 +119,33 @@ def test_every_wrong_value_of_every_requirement_is_told_at_once(lab: TemporaryLa
         assert not lab.runs or not list(lab.runs[-1].glob("cells/*/*")), "no attempt"
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_marker_that_does_not_exist(lab: TemporaryLab, strict: bool) -> None:
+    """Told with its test and the marker that was meant, whatever pytest's settings say, and with the file's other mistakes."""
+    settings = "filterwarnings = error::pytest.PytestUnknownMarkWarning\nmarkers =\n    mine(n): of the lab's own\n" + (
+        "addopts = --strict-markers\n" if strict else ""
+    )
+    lab.write("pytest.ini", f"[pytest]\n{settings}")
+    lab.suite(
+        "mine",
+        "import pytest\n\n@pytest.mark.mine(2)\n@pytest.mark.benchmrk\ndef test_x():\n    pass\n\n"
+        "@pytest.mark.requires(memory='1Q')\n@pytest.mark.xyz\ndef test_y():\n    pass\n",
+    )
+    lab.suite("well", "import pytest\n\n@pytest.mark.mine(1)\n@pytest.mark.skipif('False', reason='no')\ndef test_z():\n    pass\n")
+    for how in ("--dry-run", "--fresh"):
+        ran = lab.labctl("run", "matrix", how)
+        assert ran.status == 2, (how, ran.status, ran.err)
+        told = [line.strip() for line in ran.err[ran.err.index("a suite cannot be read:") :].splitlines()[1:]]
+        assert [line.partition(";")[0] for line in told] == [
+            "suites/mine/test_mine.py::test_x: @pytest.mark.benchmrk: unknown",
+            "suites/mine/test_mine.py::test_y: @pytest.mark.xyz: unknown",
+            "suites/mine/test_mine.py::test_y: @pytest.mark.requires(memory=…): found '1Q'",
+        ], told
+        assert "; did you mean 'benchmark'? " in told[0]
+        assert not lab.runs or not list(lab.runs[-1].glob("cells/*/*")), "no attempt"
+    assert lab.labctl("run", "matrix", "--suite", "well").status == 0
+
+
 def test_a_wrong_requirement_that_a_conftest_adds(lab: TemporaryLab) -> None:
     """It is not there yet when the files are read: told before the machine has power, as the file's mistake and not Python's."""
     lab.suite("mine", "def test_x(shell):\n    pass\n")
