@@ -15,6 +15,8 @@ TINY = "/usr/bin/tinyguest"
 """The tool ``tinyguest``."""
 LINUX_KERNEL, LINUX_INITRD = "/usr/lib/labctl/linuxguest/kernel", "/usr/lib/labctl/linuxguest/initrd"
 """The tool ``linuxguest``."""
+TOOLS = {TINY: "tinyguest", LINUX_KERNEL: "linuxguest", LINUX_INITRD: "linuxguest"}
+"""By file the tool that a suite names to have it in the machine."""
 MIB = 1 << 20
 VERB_S = 120.0
 """Seconds for one verb under emulation, on a busy host: on a quiet one it is a second."""

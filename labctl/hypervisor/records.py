@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from labctl.deadline import Deadline
 from labctl.errors import ConfigError, LabctlError, VmFailed
 from labctl.hypervisor import specfile
+from labctl.hypervisor.guests import TOOLS
 from labctl.hypervisor.keeper import Keeper
 from labctl.hypervisor.protocols import NAME_PATTERN, AuditEntry, VmSpec
 from labctl.parsers.text import visible
@@ -24,8 +25,17 @@ LOOK_S = 5.0
 """Seconds for what tells more about a failure, and must not take long itself."""
 
 
+_LACKING = "no such file"
+
+
 def folder_of(vm: str) -> str:
     return f"{VMS}/{vm}"
+
+
+def _how_to_have(said: str) -> str:
+    """What brings a file into the machine that was told to lack it; empty for one that is none of the lab's guests."""
+    tool = TOOLS.get(said.removesuffix(f": {_LACKING}"))
+    return f'tools = ["{tool}"] in the suite.toml of the suite' if tool else ""
 
 
 def check_name(name: str) -> None:
@@ -42,9 +52,9 @@ class Records:
     who: str
     """Who acts, for the audit log."""
 
-    def failed(self, vm: str, why: str, tail: str = "") -> VmFailed:
+    def failed(self, vm: str, why: str, tail: str = "", remedy: str = "") -> VmFailed:
         message = why if why.startswith((f"VM {vm} ", f"VM {vm}: ")) else f"VM {vm}: {why}"
-        return VmFailed(message, target=self.keeper.session.name, tail=tail)
+        return VmFailed(message, target=self.keeper.session.name, tail=tail, remedy=remedy)
 
     # --- what each VM is
 
@@ -53,14 +63,15 @@ class Records:
         folder = folder_of(spec.name)
         needed = [spec.kernel, *filter(None, [spec.initrd]), *(disk.file for disk in spec.disks if disk.file)]
         files = " ".join(map(shlex.quote, needed))
-        there = f"for f in {files}; do [ -f $f ] || [ -b $f ] || {{ echo $f: no such file; exit 4; }}; done"
+        there = f"for f in {files}; do [ -f $f ] || [ -b $f ] || {{ echo $f: {_LACKING}; exit 4; }}; done"
         made = f"mkdir -p {VMS} && mkdir {folder} 2>/dev/null || {{ echo there is one already; exit 5; }}"
         said = f"printf '%s\\n' {shlex.quote(specfile.to_json(spec))} >{folder}/spec.json"
         done = self.keeper.shell("; ".join([there, made, "set -e", said, *parts]), deadline, check=False)
         if done.status != 0:
             if done.status != 5:
                 self.keeper.shell(f"rm -rf {folder}", Deadline.after(LOOK_S), check=False)
-            raise self.failed(spec.name, f"cannot be made: {visible((done.output + done.stderr).strip())[-300:]}")
+            said = (done.output + done.stderr).strip()
+            raise self.failed(spec.name, f"cannot be made: {visible(said)[-300:]}", remedy=_how_to_have(said))
 
     def specs(self, deadline: Deadline) -> dict[str, VmSpec]:
         return self.specs_of(self.keeper.shell(f"cat {VMS}/*/spec.json 2>/dev/null; true", deadline).output)

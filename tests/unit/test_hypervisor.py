@@ -1,15 +1,21 @@
 """The role Hypervisor without a machine: what a VM may be, what its tools say, which driver is which."""
 
+from unittest.mock import MagicMock
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labctl.errors import ConfigError
+from labctl.deadline import Deadline
+from labctl.errors import ConfigError, VmFailed
 from labctl.hypervisor import qemuvm, registry, specfile
 from labctl.hypervisor.drivers.kvm import Kvm, cpu_list
-from labctl.hypervisor.keeper import Status, status_of
+from labctl.hypervisor.keeper import Keeper, Status, status_of
 from labctl.hypervisor.monitor import command, told
 from labctl.hypervisor.protocols import CAPABILITIES, Hypervisor, VmDisk, VmDisplay, VmNic, VmSpec
+from labctl.hypervisor.records import Records
+from labctl.machine.protocols import CommandResult
+from labctl.machine.session import Session
 
 FULL = VmSpec(
     "one",
@@ -143,3 +149,21 @@ def test_what_a_driver_declares_is_what_it_has() -> None:
     assert registry.half_declared(Misspelt, "Consoles") == "Consoles (its driver lacks type)"
     assert {"Consoles", "Pins", "Audits"} <= set(registry.declared(Kvm))
     assert Hypervisor.__name__ not in CAPABILITIES
+
+
+@pytest.mark.parametrize(
+    ("kernel", "remedy"),
+    [
+        ("/usr/bin/tinyguest", 'tools = ["tinyguest"] in the suite.toml of the suite'),
+        ("/usr/lib/labctl/linuxguest/kernel", 'tools = ["linuxguest"] in the suite.toml of the suite'),
+        ("/boot/kernel", ""),
+    ],
+)
+def test_a_guest_of_the_labs_that_the_machine_lacks_is_told_with_what_brings_it(kernel: str, remedy: str) -> None:
+    session = MagicMock(Session)
+    session.name = ""
+    session.run.return_value = CommandResult("", 4, f"{kernel}: no such file\n", 0.0)
+    with pytest.raises(VmFailed, match=f"VM one: cannot be made: {kernel}: no such file") as caught:
+        Records(Keeper(session), "me").define(VmSpec("one", kernel), [], Deadline.after(1))
+    assert caught.value.remedy == remedy
+    assert "echo $f: no such file; exit 4" in session.run.call_args_list[0].args[0], "the words that are looked for"
