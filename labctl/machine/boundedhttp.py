@@ -173,7 +173,7 @@ class _Bytes(io.RawIOBase):
         except TimeoutError:
             came = f": {self._came} bytes of it came" if self._came else ""
             raise Unfit(
-                f"does not answer {question.words} within {question.limit.seconds:.3g} s{came}", "see its address and its cable; reset it"
+                f"does not answer {question.words} within {question.limit.seconds:.2g} s{came}", "see its address and its cable; reset it"
             ) from None
         self._came += count
         if self._came > MOST:

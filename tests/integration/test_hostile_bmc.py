@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -80,7 +81,8 @@ def test_an_answer_that_drips_has_one_deadline(asked: Asked, head: bytes) -> Non
         with pytest.raises(ManagementError) as caught:
             power.state(Deadline.after(3))
     assert time.monotonic() - began < 6
-    assert "does not answer GET /redfish/v1/ within 3 s: " in caught.value.message
+    # What is left of the verb's three seconds when it is asked.
+    assert re.search(r"does not answer GET /redfish/v1/ within (3|2\.\d) s: ", caught.value.message)
     assert "http://127.0.0.1:" in caught.value.message
 
 
@@ -182,7 +184,7 @@ def test_the_same_by_tls(certificate: Path, tmp_path: Path, monkeypatch: pytest.
             state(heard.url, 10)
     with hostile_bmc(drips(WHOLE_HEAD), tls) as heard:
         began = time.monotonic()
-        with pytest.raises(ManagementError, match=r"does not answer GET /redfish/v1/ within 2 s: "):
+        with pytest.raises(ManagementError, match=r"does not answer GET /redfish/v1/ within (2|1\.\d) s: "):
             state(heard.url, 2, verify=str(certificate))
         assert time.monotonic() - began < 5
     told = pytest.raises(ManagementError, match="answers GET /redfish/v1/ without an end: 8 MiB and more")
@@ -351,6 +353,6 @@ def test_an_outlet_that_drips_has_one_deadline(tmp_path: Path) -> None:
         assert of_outlet(heard.url, tmp_path).state(Deadline.after(10)) is PowerState.ON
     with hostile_bmc(drips(WHOLE_HEAD)) as heard:
         began = time.monotonic()
-        with pytest.raises(ManagementError, match=rf"the outlet at {heard.url}/state does not answer GET /state within 2 s: "):
+        with pytest.raises(ManagementError, match=rf"the outlet at {heard.url}/state does not answer GET /state within (2|1\.\d) s: "):
             of_outlet(heard.url, tmp_path).state(Deadline.after(2))
     assert time.monotonic() - began < 5

@@ -19,7 +19,8 @@ from labctl.store.writer import RunWriter
 WRITER = """
 import os, sys
 from pathlib import Path
-from labctl.model import Cell, Channel, Direction, Outcome, Sample, TestResult
+from labctl.model import Cell, Channel, Direction, Outcome
+from labctl.result import Sample, TestResult
 from labctl.store.writer import RunWriter
 folder, name = Path(sys.argv[1]), sys.argv[2]
 run = RunWriter.open(folder)
