@@ -20,7 +20,7 @@ matrix:
 
 test:
 	@scripts/bootstrap test
-	@.venv/bin/python -m pytest -n 4 $(ARGS)
+	@.venv/bin/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 bench:
 	@scripts/bootstrap
