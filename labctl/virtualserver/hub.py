@@ -61,8 +61,8 @@ class _Listener:
                         self._pace.forget()  # it took this piece for told
                         continue
                 self._writer.write(piece)
+                del self._kept[: len(piece)]  # before anything is waited for: what is kept then may be another life's
                 await self._writer.drain()
-                del self._kept[: len(piece)]
                 self._taken.set()
             self._news.clear()
 
