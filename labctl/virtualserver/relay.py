@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from labctl.virtualserver.settings import LOOPBACK
 
 CHUNK = 65536
+_KEPT = 1 << 18
+"""Bytes of an answer that the kernel may hold before they are read: left to itself it takes megabytes, and whoever sends counts them as
+arrived though the way is cut. A cable has no memory."""
 Carry = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 """Passes bytes on in one direction until they end."""
 
@@ -20,7 +24,7 @@ async def listen(port: int, upstream_port: int, ask: Carry, answer: Carry, upstr
     async def serve(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         try:
             with suppress(OSError):
-                upstream, to_upstream = await asyncio.open_connection(upstream_host, upstream_port)
+                upstream, to_upstream = await _connected(upstream_host, upstream_port)
                 asking = asyncio.create_task(_half(ask, client, to_upstream))
                 try:
                     await answer(upstream, to_client)
@@ -36,6 +40,19 @@ async def listen(port: int, upstream_port: int, ask: Carry, answer: Carry, upstr
         task.add_done_callback(serving.discard)
 
     return await asyncio.start_server(accept, LOOPBACK, port)
+
+
+async def _connected(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """OSError."""
+    connection = socket.socket()
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _KEPT)  # before it connects, or it says more to the other side
+        connection.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connection, (host, port))
+        return await asyncio.open_connection(sock=connection)
+    except BaseException:
+        connection.close()
+        raise
 
 
 async def _half(ask: Carry, client: asyncio.StreamReader, to_upstream: asyncio.StreamWriter) -> None:

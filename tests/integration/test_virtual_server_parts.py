@@ -261,3 +261,31 @@ def test_every_fault_has_a_number_or_none() -> None:
     for name, fault in FAULTS.items():
         assert argument_of(name, None) == fault.default
         assert fault.default >= fault.minimum
+
+
+def test_behind_a_cut_nothing_is_taken_that_does_not_arrive() -> None:
+    """Whoever sends sees how far it came: the way keeps no megabytes."""
+    limit, size = 4_000_000, 32 << 20
+
+    async def run() -> int:
+        sent, whole = 0, memoryview(bytes(size))
+        with socket.socket() as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
+            server.bind(("127.0.0.1", 0))
+            server.listen()
+            async with await relay(Wire(limit=limit), port := free_port(), server.getsockname()[1]):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                connection, _ = await asyncio.to_thread(server.accept)
+                arriving = asyncio.create_task(reader.readexactly(limit))
+                with connection:
+                    connection.settimeout(1)
+                    try:
+                        while sent < size:
+                            sent += await asyncio.to_thread(connection.send, whole[sent : sent + (1 << 18)])
+                    except TimeoutError:
+                        pass
+                    await asyncio.wait_for(arriving, 10)
+                    writer.close()
+        return sent
+
+    assert limit <= asyncio.run(run()) < limit + (2 << 20)
