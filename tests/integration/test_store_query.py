@@ -262,7 +262,7 @@ def test_ending_a_run_of_eight_cells_costs_little(tmp_path: Path) -> None:
 
 
 IMPORT = """
-import time, labctl.model
+import time, labctl.model, labctl.result
 before = time.process_time()
 import labctl.store.writer
 print((time.process_time() - before) * 1e3)

@@ -556,7 +556,7 @@ def test_files_are_readable_by_others_as_usual(tmp_path: Path) -> None:
 
 def test_nothing_heavy_is_imported_to_write_and_read() -> None:
     code = (
-        "import sys, labctl.model; import labctl.store.writer, labctl.store.reader, labctl.store.history, labctl.store.follow;"
+        "import sys, labctl.model, labctl.result; import labctl.store.writer, labctl.store.reader, labctl.store.history, labctl.store.follow;"
         "print([m for m in ('duckdb', 'pandas', 'pyarrow', 'numpy', 'subprocess', 'statistics') if m in sys.modules])"
     )
     said = subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"], capture_output=True, text=True)
