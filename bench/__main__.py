@@ -38,7 +38,9 @@ def main() -> int:
             print(f"no benchmark {name!r}; there are: {', '.join(BENCHES)}", file=sys.stderr)
             return 2
         print(f"\n== {name}", flush=True)
+        # As a user's: with PYTHONDONTWRITEBYTECODE each start would compile what pip has not compiled when it installed.
         environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         status = _ended(subprocess.Popen([sys.executable, HERE / BENCHES[name][0], *options], env=environment))
         if status != 0:
             return status

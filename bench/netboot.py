@@ -51,10 +51,9 @@ STAGES = {
 
 def labctl(lab: Path, *words: str) -> float:
     """Seconds of the whole process."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     began = time.monotonic()
     done = subprocess.run(
-        [Path(sys.executable).parent / "labctl", *words], cwd=lab, capture_output=True, text=True, env=environment, check=False, timeout=600
+        [Path(sys.executable).parent / "labctl", *words], cwd=lab, capture_output=True, text=True, check=False, timeout=600
     )
     took = time.monotonic() - began
     if done.returncode != 0:

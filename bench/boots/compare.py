@@ -119,10 +119,8 @@ def run_bare(arguments: list[str]) -> None:
 
 
 def timed(command: list[str], cwd: Path) -> float:
-    # As a user's: with it, each start would compile what pip has not compiled when it installed.
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     began = time.monotonic()
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, check=False, timeout=300)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
     took = time.monotonic() - began
     if done.returncode != 0:
         raise SystemExit(f"{command} ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from labctl.process import find, run
 
 MEMORY, STATE, DISK = "memory", "state", "disk"
 """The files of a kept machine; the disk only of one that has one."""
-_LOOK_S = 0.005
+_ENDS = ("completed", "failed", "cancelled")
+"""States of a migration (QEMU's qapi/migration.json, MigrationStatus) that it does not leave."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Kept:
         self._migrate(qmp, "migrate-incoming", deadline)
 
     def _migrate(self, qmp: Qmp, command: str, deadline: Deadline) -> None:
-        _ignore_shared(qmp, deadline)
+        _prepare_migration(qmp, deadline)
         with self.state() as descriptor:
             qmp.give("labctl-state", descriptor, deadline)
             qmp.command(command, deadline, uri="fd:labctl-state")
@@ -111,17 +111,19 @@ def _copy_sparsely(source: int, to: int) -> None:
             at += os.sendfile(to, source, at, end - at)
 
 
-def _ignore_shared(qmp: Qmp, deadline: Deadline) -> None:
-    qmp.command("migrate-set-capabilities", deadline, capabilities=[{"capability": "x-ignore-shared", "state": True}])
+def _prepare_migration(qmp: Qmp, deadline: Deadline) -> None:
+    """Memory in a shared file is no part of it, and how it goes is told as it goes."""
+    wanted = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
+    qmp.command("migrate-set-capabilities", deadline, capabilities=wanted)
 
 
 def _until_migrated(qmp: Qmp, deadline: Deadline) -> None:
-    while (status := qmp.command("query-migrate", deadline).get("status", "none")) != "completed":
-        if status in ("failed", "cancelled"):
-            raise ManagementError(f"the machine's state is not taken: migration {status}")
-        if deadline.expired:
-            raise ManagementError(f"the machine's state was not taken within {deadline.seconds:g} s: migration {status}")
-        time.sleep(_LOOK_S)
+    try:
+        ended = qmp.wait_event("MIGRATION", deadline, lambda data: data.get("status") in _ENDS)
+    except ManagementError as error:
+        raise ManagementError(f"the machine's state is not taken: {error.message}") from None
+    if (status := ended["data"]["status"]) != "completed":
+        raise ManagementError(f"the machine's state is not taken: migration {status}")
 
 
 def disk_over(kept: Path, to: Path, disk_format: str) -> None:

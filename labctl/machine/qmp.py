@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import select
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from labctl.deadline import Deadline
@@ -72,12 +72,16 @@ class Qmp:
         except ManagementError:
             return self.events
 
-    def wait_event(self, name: str, deadline: Deadline) -> Mapping[str, Any]:
-        """The first event of that name, seen before or still to come."""
+    def wait_event(
+        self, name: str, deadline: Deadline, found: Callable[[Mapping[str, Any]], bool] = lambda data: True
+    ) -> Mapping[str, Any]:
+        """The first event of that name, and with such ``data``, seen before or still to come."""
+        looked = 0
         while True:
-            for event in self.events:
-                if event["event"] == name:
+            for event in self.events[looked:]:
+                if event["event"] == name and found(event.get("data", {})):
                     return event
+            looked = len(self.events)
             message = self._message(deadline)
             if "event" in message:
                 self.events.append(message)

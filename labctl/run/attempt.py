@@ -30,9 +30,9 @@ from labctl.machine.session import Session, Watcher
 from labctl.machine.warm import WarmStart
 from labctl.model import Build, Cell, Outcome, Target
 from labctl.result import MachineEvent, TestResult
-from labctl.run.equip import equipped
+from labctl.run.equip import Equipment
 from labctl.run.vms import Vms
-from labctl.run.work import Work, suited_key
+from labctl.run.work import Work
 from labctl.store.outcome import ON_A_COPY, attempt_outcome
 from labctl.store.writer import AttemptWriter, RunWriter
 
@@ -84,7 +84,7 @@ def _besides(others: int, spoken: _Failure, failures: Sequence[_Failure], left_o
 class CellAttempt:
     """Use as a ``with`` block. What fails while it closes is the attempt's outcome too."""
 
-    work: Work
+    equipment: Equipment
     writer: RunWriter
     cell: Cell
     worker: str
@@ -121,6 +121,10 @@ class CellAttempt:
         self._stack = ExitStack()
         self._machine_stack: ExitStack | None = None
         self.record = self._stack.enter_context(self.writer.attempt(self.cell, worker=self.worker, benchmark=self.exclusive))
+
+    @property
+    def work(self) -> Work:
+        return self.equipment.work
 
     @cached_property
     def session(self) -> Session:
@@ -175,7 +179,6 @@ class CellAttempt:
     def _hold(self) -> tuple[Target, Build, tuple[int, ...], ExitStack]:
         """The target and its share of the host, ours until the stack is closed; what is to be booted; the CPUs to pin it to."""
         target = registry.on_channel(self.work.targets[self.cell.target], self.cell.channel)
-        build = self.work.suited.get(suited_key(self.cell), self.work.builds[self.cell.build])
         deadline = Deadline.after(WAIT_DEADLINE)
         stack = self._machine_stack = self._stack.enter_context(ExitStack())
         self.record.status("leasing")
@@ -187,8 +190,7 @@ class CellAttempt:
         stack.enter_context(lease.hold_all(target.parts, self.work.lab_root, why=why, deadline=deadline, on_wait=self._waits))
         cpus = self._take_share(target, deadline, stack)
         self.waited = time.monotonic() - began
-        build = equipped(build, target)
-        return target, build, cpus, stack
+        return target, self.equipment.of(self.cell, target), cpus, stack
 
     def _take_share(self, target: Target, deadline: Deadline, stack: ExitStack) -> tuple[int, ...]:
         """What the target takes of the host, ours until the stack is closed: a server takes nothing. CPUs to pin it to."""

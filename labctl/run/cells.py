@@ -16,6 +16,7 @@ from labctl.errors import ConfigError, InfraError, LabctlError, MeasurementInval
 from labctl.model import Cell, Channel, Outcome
 from labctl.result import TestResult
 from labctl.run.attempt import CellAttempt
+from labctl.run.equip import Equipment
 from labctl.run.lines import told_of
 from labctl.run.stories import MARKER
 from labctl.run.work import Work
@@ -40,6 +41,7 @@ class CellRunner:
 
     def __init__(self, work: Work, worker: str) -> None:
         self.work = work
+        self.equipment = Equipment(work)
         self.worker = worker
         self.by_suite: dict[str, list[Cell]] = {}
         for cell in work.cells:
@@ -104,7 +106,7 @@ class CellRunner:
             self.leave()
         if self.current is None:
             cold = benchmark or self.work.cold or cell.suite not in self.work.warm or cell.id in self.cold
-            self.current = CellAttempt(self.work, self.writer, cell, self.worker, benchmark, cold)
+            self.current = CellAttempt(self.equipment, self.writer, cell, self.worker, benchmark, cold)
         return self.current
 
     def leave(self, *, interrupted: bool = False) -> None:

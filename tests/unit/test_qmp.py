@@ -34,6 +34,16 @@ def test_handshake_and_events_between_replies(pair: tuple[Qmp, socket.socket]) -
     assert client.wait_event("RESUME", Deadline.after(1))["event"] == "RESUME"
 
 
+def test_an_event_is_waited_for_by_what_it_says(pair: tuple[Qmp, socket.socket]) -> None:
+    client, peer = pair
+    for status in ("setup", "active", "completed"):
+        peer.sendall(json.dumps({"event": "MIGRATION", "data": {"status": status}, "timestamp": {}}).encode() + b"\n")
+    assert client.wait_event("MIGRATION", Deadline.after(1))["data"]["status"] == "setup"
+    assert client.wait_event("MIGRATION", Deadline.after(1), lambda data: data["status"] == "completed")["data"]["status"] == "completed"
+    with pytest.raises(ManagementError, match="did not answer"):
+        client.wait_event("MIGRATION", Deadline.after(0.05), lambda data: data["status"] == "failed")
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
