@@ -210,6 +210,8 @@ class RunResult:
     """Records in its files that could not be read: torn by a kill, or foreign."""
     running: bool = False
     """Its writer is alive: what has not ended yet may still end well."""
+    decided_by: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """What decided the results of its cells: group → input → digest (`labctl.store.inputs`)."""
     stories: Mapping[str, str] = field(default_factory=dict)
     """The plan's stories as the lab named them then: story → title. Empty in a lab that names none."""
     story_tests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

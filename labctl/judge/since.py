@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from labctl.model import Cell, Outcome
+from labctl.store import inputs
 from labctl.store.past import Conditions, PastRun
 
 _BAD = (Outcome.FAIL, Outcome.ERROR, Outcome.INVALID)
@@ -51,7 +52,7 @@ def _since(cell_id: str, now: PastRun, earlier: Sequence[PastRun]) -> RedSince:
 
 
 def changed(cell: Cell, then: Conditions, now: Conditions) -> tuple[str, ...]:
-    """What of build, target, labctl and host is otherwise than it was, in words; of what is not known of both nothing is said."""
+    """What of all that decides the cell's result is otherwise than it was, in words; of what is not known of both nothing is said."""
     found: list[str] = []
     builds = then.builds.get(cell.build, {}), now.builds.get(cell.build, {})
     if _differ("digest", *builds):
@@ -64,7 +65,18 @@ def changed(cell: Cell, then: Conditions, now: Conditions) -> tuple[str, ...]:
     if _differ("version", *labctl):
         found.append("labctl" + _from_to("version", *labctl))
     found += (f"the host's {key}" + _from_to(key, then.host, now.host) for key in _HOST if _differ(key, then.host, now.host))
-    return tuple(found)
+    told = ", ".join(found)
+    return (*found, *(name for name in inputs.changed(cell, then.decided_by, now.decided_by) or () if not _is_told(name, told)))
+
+
+def knows_all(cell: Cell, then: Conditions, now: Conditions) -> bool:
+    """Whether each input of the cell is on record in both: then what `changed` does not name is as it was."""
+    return inputs.changed(cell, then.decided_by, now.decided_by) is not None
+
+
+def _is_told(name: str, told: str) -> bool:
+    """Whether an input is part of what was told in more words."""
+    return name in told or any(name.startswith(f"{whole}'s ") and f"{whole}" in told for whole in ("the build", "the target"))
 
 
 def _differ(key: str, then: Mapping[str, object], now: Mapping[str, object]) -> bool:

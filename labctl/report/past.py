@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from labctl.judge.since import RedSince, changed, red_since
+from labctl.judge.since import RedSince, changed, knows_all, red_since
 from labctl.judge.stories import Proof, proofs
 from labctl.report.order import BAD
 from labctl.result import RunResult
@@ -21,6 +21,8 @@ class Past:
     """Cell id → since when it does not pass."""
     changed: Mapping[str, tuple[str, ...]]
     """Of those that passed before: cell id → what is otherwise than in the run in which it passed last."""
+    unchanged: frozenset[str]
+    """Of those the cells of which all that decides them is on record, and is as it was."""
 
     @classmethod
     def of(cls, run: RunResult) -> Past:
@@ -29,9 +31,7 @@ class Past:
         earlier: tuple[PastRun, ...] = tuple(earlier_runs(run)) if asks else ()
         red = red_since(now, earlier)
         then = {one.passed: conditions_of(run.folder.parent, one.passed) for one in red.values() if one.passed}
-        differ = {
-            cell_id: changed(now.cells[cell_id].cell, known, conditions(run))
-            for cell_id, one in red.items()
-            if (known := then.get(one.passed)) is not None
-        }
-        return cls(proofs([now], earlier, run.stories), red, differ)
+        pairs = {i: (now.cells[i].cell, known) for i, one in red.items() if (known := then.get(one.passed)) is not None}
+        differ = {cell_id: changed(cell, known, conditions(run)) for cell_id, (cell, known) in pairs.items()}
+        same = (i for i, (cell, known) in pairs.items() if not differ[i] and knows_all(cell, known, conditions(run)))
+        return cls(proofs([now], earlier, run.stories), red, differ, frozenset(same))

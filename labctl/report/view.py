@@ -40,6 +40,7 @@ from labctl.report.stories import told
 from labctl.report.suites import suites
 from labctl.result import Attempt, CellResult, Reused, RunResult, TestResult
 from labctl.size import format_size
+from labctl.store.inputs import listed
 from labctl.store.layout import CELLS, KEPT
 
 MOST_TOLD = 40
@@ -170,7 +171,7 @@ def _alarm(result: CellResult, anchor: str, past: Past, links: _Links) -> Shown:
         "since": _red(since) if since else "",
         "passed": since.passed if since else "",
         "href": links.to_run(since.passed) if since and since.passed else "",
-        "changed": _changed(past.changed.get(result.cell.id)),
+        "changed": _changed(past, result.cell.id),
         "stories": sorted({story for test in result.tests if test.outcome in BAD for story in test.stories}, key=natural),
     }
 
@@ -181,11 +182,13 @@ def _red(since: RedSince) -> str:
     return f"in {since.runs:,} runs, since {moment(since.started_at)} UTC"
 
 
-def _changed(what: Sequence[str] | None) -> str:
+def _changed(past: Past, cell_id: str) -> str:
     """Since the last pass; empty where nothing is known of it."""
-    if what is None:
+    if (what := past.changed.get(cell_id)) is None:
         return ""
-    return one_line(f"otherwise than then: {', '.join(what)}", 240) if what else "build, target, labctl and host are what they were then"
+    if what:
+        return one_line(f"otherwise than then: {listed(what)}", 240)
+    return "nothing that decides it has changed" if cell_id in past.unchanged else "build, target, labctl and host are what they were then"
 
 
 def _last_milestone(attempt: Attempt | None) -> str:

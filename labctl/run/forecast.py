@@ -22,6 +22,8 @@ from labctl.run.equip import equipped
 from labctl.run.prepare import Planned, described, proves_nothing
 from labctl.run.work import Work, suited_key
 from labctl.store import host
+from labctl.store.inputs import Groups, changed, listed, record
+from labctl.store.past import conditions_of
 from labctl.store.proven import Past, past
 
 
@@ -85,10 +87,10 @@ def look_ahead(planned: Planned) -> Outlook:
     suited, lacking = _suited(planned, list(cells.values()), builds, shelf)
     lacking |= {cell.build: build for cell in planned.cells if isinstance(build := found[cell.build], str)}
     known = {cell_id: cell for cell_id, cell in cells.items() if not {cell.build, suited_key(cell)} & lacking.keys()}
-    keys = reuse.keys(planned.lab.root, list(known.values()), {**builds, **suited}, planned.targets, identity.result())
+    deciding = reuse.deciding(planned.lab.root, list(known.values()), {**builds, **suited}, planned.targets, identity.result())
     tables = {name: described(planned.lab, build) for name, build in builds.items()}
     unproving = proves_nothing(planned, list(cells.values()), tables)
-    earlier = past(planned.results, {cell_id: key for cell_id, key in keys.items() if cell_id not in unproving})
+    earlier = past(planned.results, {cell_id: key for cell_id, key in deciding.keys.items() if cell_id not in unproving})
     request = planned.request
     asked = "--fresh" if request.fresh else "--cold" if request.cold else ""
     forecasts: dict[str, Forecast] = {}
@@ -103,7 +105,8 @@ def look_ahead(planned: Planned) -> Outlook:
             boots = suited.get(suited_key(cell), builds[cell.build]) if cell_id in known else None
             workdir = Path(folder) / str(len(forecasts))
             workdir.mkdir()
-            forecasts[cell_id] = _started(planned, cell, boots, why or _why_again(before), shelf, workdir)
+            why = why or _why_again(before, cell, deciding.inputs, planned.results)
+            forecasts[cell_id] = _started(planned, cell, boots, why, shelf, workdir)
     return Outlook(planned, forecasts)
 
 
@@ -147,10 +150,14 @@ def _suited(planned: Planned, cells: Sequence[Cell], builds: Mapping[str, Build]
     return suited, lacking
 
 
-def _why_again(before: Past) -> str:
+def _why_again(before: Past, cell: Cell, now: Groups, results: Path) -> str:
     if before.against:
         return f"its newest result is a {before.against}"
-    return f"something that decides it has changed since it passed in {before.otherwise}" if before.otherwise else "it has not passed yet"
+    if not before.otherwise:
+        return "it has not passed yet"
+    then = conditions_of(results, before.otherwise)
+    found = changed(cell, record(then.decided_by), record(now)) if then is not None else None
+    return f"changed since it passed in {before.otherwise}: {listed(found) if found else 'something that decides it'}"
 
 
 def _started(planned: Planned, cell: Cell, build: Build | None, why: str, shelf: Cache, workdir: Path) -> Forecast:

@@ -309,10 +309,10 @@ def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], Non
     costs = {new.id: planned.costs[old.id] for new, old in zip(cells, planned.cells, strict=True)}
     builds = {build.name: build for build in made.values()}
     suited = _suited(planned.lab, cells, builds, progress)
-    all_keys = reuse.keys(planned.lab.root, cells, {**builds, **suited}, planned.targets, identity.result())
+    deciding = reuse.deciding(planned.lab.root, cells, {**builds, **suited}, planned.targets, identity.result())
     tables = {name: described(planned.lab, build) for name, build in builds.items()}
     unproving = proves_nothing(planned, cells, tables)
-    keys = {cell_id: key for cell_id, key in all_keys.items() if cell_id not in unproving}
+    keys = {cell_id: key for cell_id, key in deciding.keys.items() if cell_id not in unproving}
     reused = {} if planned.request.fresh or planned.request.cold else proven(planned.results, keys)
     writer = RunWriter.create(
         planned.results,
@@ -325,8 +325,9 @@ def prepare(planned: Planned, argv: Sequence[str], progress: Callable[[str], Non
         cells=cells,
         left_out=planned.left_out,
         keys=keys,
-        tried={cell_id: key for cell_id, key in all_keys.items() if cell_id in unproving},
+        tried={cell_id: key for cell_id, key in deciding.keys.items() if cell_id in unproving},
         reused=reused,
+        decided_by=deciding.inputs,
         stories=planned.lab.stories,
         story_tests=behind_stories(planned.lab.suites),
     )

@@ -1,4 +1,5 @@
-"""Which cells need not be run again: a digest over all that decides a cell's result, equal to that of a run in which it passed.
+"""Which cells need not be run again: a digest over all that decides a cell's result, equal to that of a run in which it passed. Each input
+has a digest of its own too, so that a run tells later what has changed since (`labctl.store.inputs`).
 
 What decides it: the build's files and words, the target's config with the programs of the host and the drivers of other packages that it
 names, the suite's files with the Python files of the lab that they import, what all suites share (``conftest.py``, pytest's settings), what
@@ -17,6 +18,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from labctl.hypervisor import registry as hypervisors
 from labctl.machine import registry
 from labctl.model import Build, Cell, Target
 from labctl.process import find
-from labctl.run.work import suited_key
+from labctl.store.inputs import EVERY, Groups, groups_of, of_build, of_suite, of_target
 
 _NOT_SOURCE = frozenset({"__pycache__"})
 _DECIDING = (
@@ -53,55 +55,67 @@ _VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]+\b")
 _HOST = ("cpu", "kernel", "python", "qemu")
 
 
-def keys(
+@dataclass(frozen=True)
+class Deciding:
+    """What decides the results of cells."""
+
+    keys: Mapping[str, str]
+    """Cell id → ``sha256:HEX`` over all that decides its result; of a cell that is repeated each has the same."""
+    inputs: Groups
+    """Each of them by its name."""
+
+
+def deciding(
     root: Path, cells: Sequence[Cell], builds: Mapping[str, Build], targets: Mapping[str, Target], host: Mapping[str, str]
-) -> dict[str, str]:
-    """Cell id → ``sha256:HEX`` over all that decides its result; of a cell that is repeated each has the same.
-
-    ``builds`` are by their names, and by ``BUILD/SUITE`` where a suite boots more than the build."""
-    known_host = {**{name: host.get(name, "") for name in _HOST}, "packages": _packages()}
-    common = _digest({"lab": _shared(root), "labctl": _labctl(), "host": known_host})
-    by_suite = {suite: _of_suite(root, root / "suites" / suite) for suite in {cell.suite for cell in cells}}
-    by_build = {
-        name: _digest(
-            {
-                "digest": build.digest,
-                "append": build.append,
-                "milestones": dict(build.milestones),
-                "version": build.version,
-                **({"xen_append": build.xen_append} if build.xen_append else {}),
-                **({"hypervisor": build.hypervisor, "driver": hypervisors.source_digest(build.hypervisor)} if build.hypervisor else {}),
-            }
-        )
-        for name, build in builds.items()
-    }
-    by_target = {
-        (name, channel): _digest(
-            {
-                "config": (target := registry.on_channel(targets[name], channel)).config.model_dump(mode="json", by_alias=True),
-                "programs": [_program(each) for each in sorted({*registry.host_programs(target)})],
-                "drivers": _foreign_drivers(target),
-            }
-        )
-        for name, channel in {(cell.target, cell.channel) for cell in cells}
-    }
-    return {
-        cell.id: _digest(
-            {
-                "common": common,
-                "suite": by_suite[cell.suite],
-                "build": by_build.get(suited_key(cell)) or by_build[cell.build],
-                "target": by_target[cell.target, cell.channel],
-                "cell": cell.key,
-            }
-        )
-        for cell in cells
-    }
+) -> Deciding:
+    """``builds`` are by their names, and by ``BUILD/SUITE`` where a suite boots more than the build."""
+    groups: dict[str, Mapping[str, str]] = {EVERY: {"labctl": _labctl(), **_host(host), **_shared(root)}}
+    groups |= {of_build(name): _of_build(build) for name, build in builds.items()}
+    for name, channel in {(cell.target, cell.channel) for cell in cells}:
+        groups[of_target(name, channel)] = _of_target(registry.on_channel(targets[name], channel))
+    groups |= {of_suite(suite): _of_suite(root, root / "suites" / suite) for suite in {cell.suite for cell in cells}}
+    digests = {name: _digest(group) for name, group in groups.items()}
+    return Deciding({cell.id: _digest([cell.key, *(digests[name] for name in groups_of(cell, groups))]) for cell in cells}, groups)
 
 
-def _of_suite(root: Path, suite: Path) -> str:
+def _of_build(build: Build) -> dict[str, str]:
+    inputs: dict[str, object] = {
+        "the build's files": build.digest,
+        "the build's command line": [build.append, build.xen_append],
+        "the build's milestones": dict(build.milestones),
+        "the build's version": build.version,
+    }
+    if build.hypervisor:
+        inputs["the build's hypervisor"] = build.hypervisor
+        inputs[f"the driver {build.hypervisor}"] = hypervisors.source_digest(build.hypervisor)
+    return {name: _digest(value) for name, value in inputs.items()}
+
+
+def _of_target(target: Target) -> dict[str, str]:
+    inputs: dict[str, object] = {"the target's file": target.config.model_dump(mode="json", by_alias=True)}
+    inputs |= {f"the program {name}": _program(name) for name in sorted({*registry.host_programs(target)})}
+    inputs |= {f"the driver {name}": digest for name, digest in _foreign_drivers(target).items()}
+    return {name: _digest(value) for name, value in inputs.items()}
+
+
+def _of_suite(root: Path, suite: Path) -> dict[str, str]:
     more = imported(root, suite)
-    return _digest([tree_digest(suite, *more), settings(os.environ, suite, *more)])
+    variables = {f"the variable {name}": _digest(value) for name, value in settings(os.environ, suite, *more).items()}
+    return {**_by_file(root, suite, *more), **variables}
+
+
+def _host(host: Mapping[str, str]) -> dict[str, str]:
+    found = {f"the host's {name}": _digest(host.get(name, "")) for name in _HOST}
+    return {**found, "Python's packages": _digest(_packages())}
+
+
+def _by_file(root: Path, *places: Path) -> dict[str, str]:
+    """Digests of the files in these folders, or of these files, by their names below the lab's root."""
+    return {_name(root, path): f"sha256:{_file(path).hex()}" for place in places for path in _files(place)}
+
+
+def _name(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def imported(root: Path, suite: Path) -> list[Path]:
@@ -159,14 +173,17 @@ def tree_digest(*places: Path) -> str:
     digest = hashlib.sha256()
     for place in places:
         for path in _files(place):
-            name = path.relative_to(place).as_posix()
-            link = path.readlink().as_posix() if path.is_symlink() else ""
-            content = path.read_bytes() if path.is_file() else b""
-            executable = path.lstat().st_mode & 0o111 != 0
-            digest.update(f"{name}\0{executable}\0{link}\0{len(content)}\0".encode(errors="surrogateescape"))
-            digest.update(content)
+            digest.update(_file(path, path.relative_to(place).as_posix()))
         digest.update(b"\0\0")
     return f"sha256:{digest.hexdigest()}"
+
+
+def _file(path: Path, name: str = "") -> bytes:
+    """Digest of what a file is: its name, what a link leads to, whether it can be executed, its content."""
+    link = path.readlink().as_posix() if path.is_symlink() else ""
+    content = path.read_bytes() if path.is_file() else b""
+    executable = path.lstat().st_mode & 0o111 != 0
+    return hashlib.sha256(f"{name}\0{executable}\0{link}\0".encode(errors="surrogateescape") + content).digest()
 
 
 def settings(environment: Mapping[str, str], *places: Path) -> dict[str, str]:
@@ -223,9 +240,9 @@ def _packages() -> list[str]:
     return sorted({path.name for folder in folders for path in folder.glob("*.dist-info")})
 
 
-def _shared(root: Path) -> str:
+def _shared(root: Path) -> dict[str, str]:
     """What every suite of the lab is run with."""
-    return tree_digest(*_shared_python(root), *(root / name for name in (*_SETTINGS, "guest")))
+    return _by_file(root, *_shared_python(root), *(root / name for name in (*_SETTINGS, "guest")))
 
 
 def _shared_python(root: Path) -> list[Path]:

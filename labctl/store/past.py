@@ -9,7 +9,7 @@ from typing import Any
 
 from labctl.model import Cell, Outcome
 from labctl.result import RunResult
-from labctl.store import layout, records
+from labctl.store import inputs, layout, records
 from labctl.store.reader import end_of, run_folders
 from labctl.store.stories import Told, read, told_of
 
@@ -47,10 +47,12 @@ class Conditions:
     host: Mapping[str, str]
     builds: Mapping[str, Mapping[str, Any]]
     targets: Mapping[str, Mapping[str, Any]]
+    decided_by: inputs.Groups = field(default_factory=dict)
+    """Each input of its cells; empty where that is not on record."""
 
 
 def conditions(run: RunResult) -> Conditions:
-    return Conditions(run.version, run.host, run.builds, run.targets)
+    return Conditions(run.version, run.host, run.builds, run.targets, run.decided_by)
 
 
 def conditions_of(results: Path, run: str) -> Conditions | None:
@@ -61,8 +63,13 @@ def conditions_of(results: Path, run: str) -> Conditions | None:
         asked = records.parse((results / run / layout.RUN).read_bytes())
     except (OSError, records.Malformed):
         return None
-    tables = (records.tables(asked.get(name)) for name in ("builds", "targets"))
-    return Conditions(records.text(asked.get("version"), ""), records.texts(asked.get("host")), *tables)
+    return Conditions(
+        records.text(asked.get("version"), ""),
+        records.texts(asked.get("host")),
+        records.tables(asked.get("builds")),
+        records.tables(asked.get("targets")),
+        inputs.read(asked.get("decided_by")),
+    )
 
 
 def present(run: RunResult) -> PastRun:

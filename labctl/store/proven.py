@@ -57,7 +57,8 @@ def past(results: Path, keys: Mapping[str, str], most_runs: int = 50) -> dict[st
                 key, tried = told.get("key"), told.get("tried")
                 if keys[cell_id] not in (key, tried):
                     if outcome is Outcome.PASS and key and not found[cell_id].otherwise:
-                        found[cell_id] = replace(found[cell_id], otherwise=folder.name)
+                        origin = _origin(results, folder.name, told)
+                        found[cell_id] = replace(found[cell_id], otherwise=origin.run if origin is not None else folder.name)
                     continue
                 if outcome in _TELLS_NOTHING or (outcome is Outcome.PASS and key != keys[cell_id]):
                     continue

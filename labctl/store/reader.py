@@ -17,7 +17,7 @@ from labctl.config import nearest
 from labctl.errors import ConfigError, Problem, StorageError
 from labctl.model import SCHEMA, Cell, Outcome
 from labctl.result import Attempt, CellResult, Distribution, LeftOut, MachineEvent, Reused, RunResult, Sample, TestResult
-from labctl.store import layout, records, stories
+from labctl.store import inputs, layout, records, stories
 from labctl.store.disk import MOST_DOCUMENT, claimed, lines, open_regular, storage_error
 from labctl.store.outcome import INTERRUPTED, RUNNING, WAITING, WORKER_DIED, cell_outcome
 
@@ -130,6 +130,7 @@ def read_run(folder: Path, *, ending: tuple[Outcome, bool] | None = None) -> Run
         left_out=tuple(left_out),
         skipped_lines=skipped,
         running=running,
+        decided_by=inputs.read(asked.get("decided_by")),
         stories=records.titles(asked.get("stories")),
         story_tests=records.story_tests(asked.get("story_tests")),
     )

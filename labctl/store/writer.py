@@ -19,7 +19,7 @@ from typing import Any
 from labctl.errors import MeasurementInvalid, StorageError
 from labctl.model import SCHEMA, Cell, Outcome
 from labctl.result import Distribution, LeftOut, MachineEvent, Reused, RunResult, Sample, TestResult
-from labctl.store import layout, records
+from labctl.store import inputs, layout, records
 from labctl.store.disk import LineFile, make_folder, storage_error, write_atomically
 from labctl.store.reader import end_record, read_run
 
@@ -56,6 +56,7 @@ class RunWriter:
         keys: Mapping[str, str] | None = None,
         tried: Mapping[str, str] | None = None,
         reused: Mapping[str, Reused] | None = None,
+        decided_by: inputs.Groups | None = None,
         stories: Mapping[str, str] | None = None,
         story_tests: Mapping[str, Sequence[str]] | None = None,
         run_id: str | None = None,
@@ -64,6 +65,7 @@ class RunWriter:
 
         By cell id: ``keys``, the digests by which results of this run may be reused; ``tried``, those of cells of which a pass proves
         nothing, and a failure that an earlier pass does not stand; ``reused``, the results of earlier runs that stand here.
+        ``decided_by``: what the keys are made of.
         ``stories``: the titles of the plan's stories; ``story_tests``: the tests that the lab has for each.
         """
         keys, tried, reused = keys or {}, tried or {}, reused or {}
@@ -93,6 +95,7 @@ class RunWriter:
                         for cell in cells
                     ],
                     "left_out": [{**records.cell_record(out.cell), "reason": out.reason} for out in left_out],
+                    **({"decided_by": inputs.record(decided_by)} if decided_by else {}),
                     **({"stories": stories} if stories else {}),
                     **({"story_tests": story_tests} if story_tests else {}),
                 }

@@ -280,7 +280,7 @@ def test_a_dry_run_says_what_becomes_of_each_cell(new_lab: Callable[[], Temporar
     }
 
     lab.suite("free", "def test_no(cell):\n    assert False\n")
-    assert told("--suite", "free")["free"] == ("run", f"something that decides it has changed since it passed in {again.data['run']}", None)
+    assert told("--suite", "free")["free"] == ("run", f"changed since it passed in {run}: suites/free/test_free.py", None)
     failed = lab.run("--suite", "free").data["run"]
     assert told("--suite", "free")["free"] == ("run", f"its newest result is a fail in {failed}", None)
     for kept in lab.cache.glob("warm/*/state"):

@@ -11,8 +11,8 @@ import pytest
 
 from labctl.model import Build, Cell, Channel, Outcome, Provenance, Target, TargetConfig
 from labctl.run import reuse
-from labctl.run.reuse import imported, keys, tree_digest
-from labctl.store import layout
+from labctl.run.reuse import deciding, imported, tree_digest
+from labctl.store import inputs, layout
 from labctl.store.proven import proven
 from labctl.store.reader import read_run
 from labctl.store.writer import RunWriter
@@ -35,7 +35,7 @@ def lab(tmp_path: Path) -> Path:
 
 
 def key(lab: Path, cell: Cell = CELL, build: Build = BUILD, target: Target | None = None, host: dict[str, str] = HOST) -> str:
-    return keys(lab, [cell], {"b": build}, {"t": target or a_target()}, host)[cell.id]
+    return deciding(lab, [cell], {"b": build}, {"t": target or a_target()}, host).keys[cell.id]
 
 
 def test_the_key_is_the_same_while_nothing_changes(lab: Path) -> None:
@@ -182,9 +182,57 @@ def test_a_driver_of_another_package(lab: Path, tmp_path: Path, monkeypatch: pyt
     assert key(lab, target=ours) != before
 
 
+def test_what_has_changed_since_another_run_is_told_by_its_name(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORAGE_CUTS", "1")
+    (lab / "suites/s/gone.py").write_text("")
+    (lab / "suites/s/settings.py").write_text('CUTS = "STORAGE_CUTS"\n')
+    suited = {"b": BUILD, "b/s": replace(BUILD, digest="sha256:3")}
+
+    def record(**more: object) -> inputs.Groups:
+        given = {"builds": {"b": BUILD}, "targets": {"t": a_target()}, "host": HOST, **more}
+        return inputs.read(json.loads(json.dumps(inputs.record(deciding(lab, [CELL], **given).inputs))))  # type: ignore[arg-type]
+
+    then = record()
+    assert inputs.changed(CELL, then, record()) == ()
+    assert inputs.changed(CELL, then, record(builds={"b": replace(BUILD, append="x", digest="sha256:2")})) == (
+        "the build's command line",
+        "the build's files",
+    )
+    assert inputs.changed(CELL, then, record(builds=suited)) == ("the build's files",)
+    assert inputs.changed(CELL, then, record(targets={"t": a_target(append="nosmp")})) == ("the target's file",)
+    assert inputs.changed(CELL, then, record(host={**HOST, "kernel": "7"})) == ("the host's kernel",)
+    (lab / "suites/s/gone.py").unlink()
+    (lab / "suites/s/new.py").write_text("")
+    (lab / "conftest.py").write_text("A = 1\n")
+    monkeypatch.setenv("STORAGE_CUTS", "2")
+    expected = ("conftest.py", "suites/s/gone.py", "suites/s/new.py", "the variable STORAGE_CUTS")
+    assert inputs.changed(CELL, then, record()) == expected
+    assert inputs.listed(expected, 2) == "conftest.py, suites/s/gone.py and 2 more"
+    assert inputs.changed(CELL, {}, then) is inputs.changed(replace(CELL, channel=Channel.ICOUNT), then, then) is None
+
+
+def test_of_a_suite_of_very_many_files_the_rest_is_one(lab: Path) -> None:
+    (lab / "suites/s/overlay").mkdir()
+    for number in range(300):
+        (lab / f"suites/s/overlay/{number:03}").write_text("")
+
+    def record() -> inputs.Groups:
+        return inputs.record(deciding(lab, [CELL], {"b": BUILD}, {"t": a_target()}, HOST).inputs)
+
+    then = record()
+    assert len(then["suite s"]) == 201
+    (lab / "suites/s/overlay/299").write_text("x")
+    assert inputs.changed(CELL, then, record()) == ("a file beyond the first 200",)
+
+
+@pytest.mark.parametrize("torn", [None, [], "x", {"every": 7}, {"every": {"labctl": []}}, {"suite s": None}])
+def test_inputs_of_another_form_are_not_known(torn: object) -> None:
+    assert inputs.changed(CELL, inputs.read(torn), inputs.read(torn)) is None
+
+
 def test_each_repeat_of_a_cell_has_its_key(lab: Path) -> None:
     repeated = [CELL, replace(CELL, repeat=2)]
-    assert keys(lab, repeated, {"b": BUILD}, {"t": a_target()}, HOST) == dict.fromkeys(("b/t/s", "b/t/s#2"), key(lab))
+    assert deciding(lab, repeated, {"b": BUILD}, {"t": a_target()}, HOST).keys == dict.fromkeys(("b/t/s", "b/t/s#2"), key(lab))
 
 
 def test_names_do_not_run_into_contents(tmp_path: Path) -> None:

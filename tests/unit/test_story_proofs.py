@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from labctl.judge.since import changed, red_since
+from labctl.judge.since import changed, knows_all, red_since
 from labctl.judge.stories import Part, Proof, State, proofs
 from labctl.model import Cell, Outcome
 from labctl.report.html import write_html
@@ -310,6 +310,27 @@ def test_what_is_otherwise_than_at_the_last_pass_is_named() -> None:
     now = Conditions("0.2", {"kernel": "6.2"}, {"kvm": {"digest": "b", "version": "1"}}, {"t": {"cpus": 4, "disk": "1G", "memory": "1G"}})
     assert changed(cell, then, now) == ("the build", "the target (cpus, disk)", "labctl (0.1 → 0.2)", "the host's kernel (6.1 → 6.2)")
     assert changed(Cell("other", "u", "s"), then, now) == ("labctl (0.1 → 0.2)", "the host's kernel (6.1 → 6.2)")
+
+
+def test_inputs_on_record_are_named_where_nothing_else_tells_of_them() -> None:
+    cell = Cell("kvm", "t", "lifecycle")
+
+    def under(test: str, build: str = "1", suite: str = "suite lifecycle") -> Conditions:
+        groups = {
+            "every": {"labctl": "1", "the host's kernel": build},
+            "build kvm": {"the build's files": build},
+            "target t wall": {"the target's file": "1", "the program qemu": build},
+            suite: {"suites/lifecycle/test_create.py": test},
+        }
+        return Conditions("0.1", {"kernel": build}, {"kvm": {"digest": build, "version": build}}, {"t": {}}, groups)
+
+    assert changed(cell, under("a"), under("a")) == ()
+    assert knows_all(cell, under("a"), under("a"))
+    assert changed(cell, under("a"), under("b")) == ("suites/lifecycle/test_create.py",)
+    found = changed(cell, under("a"), under("b", "2"))
+    assert found == ("the build (1 → 2)", "the host's kernel (1 → 2)", "the program qemu", "suites/lifecycle/test_create.py")
+    assert not knows_all(cell, under("a"), under("a", suite="suite other"))
+    assert not knows_all(cell, replace(under("a"), decided_by={}), under("a"))
 
 
 @pytest.mark.parametrize("run", ["gone", "..", "", "a/b", "latest"])
