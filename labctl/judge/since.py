@@ -76,7 +76,7 @@ def knows_all(cell: Cell, then: Conditions, now: Conditions) -> bool:
 
 def _is_told(name: str, told: str) -> bool:
     """Whether an input is part of what was told in more words."""
-    return name in told or any(name.startswith(f"{whole}'s ") and f"{whole}" in told for whole in ("the build", "the target"))
+    return name in told or any(name.startswith(f"{whole}'s ") and whole in told for whole in ("the build", "the target"))
 
 
 def _differ(key: str, then: Mapping[str, object], now: Mapping[str, object]) -> bool:
