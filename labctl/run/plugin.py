@@ -253,6 +253,8 @@ def _arguments(root: Path, suites: Sequence[Path]) -> list[str]:
         *("-p", "no:hypothesispytest"),  # a tenth of a second in each process, and machines are not shrunk
         # Of an unknown marker pytest tells no place, and nothing else that is wrong in the file: `_wrong` tells both.
         *("-o", "strict_markers=false", "-W", "ignore::pytest.PytestUnknownMarkWarning"),
+        # A lab with `filterwarnings = error` means its suites: that our plugins were imported before pytest is none of their doing.
+        *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
     ]
     if not any((root / name).is_file() for name in ("pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")):
         arguments += ["-c", os.devnull]  # a lab without settings of its own is not to find those of a folder above

@@ -291,6 +291,20 @@ def test_a_dry_run_says_what_becomes_of_each_cell(new_lab: Callable[[], Temporar
     assert (will, "no copy: the target's drivers cannot copy a machine" in why) == ("run", True), why
 
 
+def test_a_lab_that_takes_warnings_for_errors(new_lab: Callable[[], TemporaryLab]) -> None:
+    """What it means are the warnings of its suites, not those of the harness."""
+    lab = new_lab()
+    lab.write("pytest.ini", "[pytest]\nfilterwarnings = error\n")
+    lab.suite("free", COST_FREE)
+    lab.suite("old", "import warnings\n\n\ndef test_old(cell):\n    warnings.warn('it is old', DeprecationWarning)\n")
+    ran = lab.run("--dry-run")
+    assert ran.status == 0, ran.err
+    ran = lab.run()
+    assert ran.status == 1, ran.err
+    assert {name.partition("/")[2]: cell["outcome"] for name, cell in ran.cells.items()} == {"free": "pass", "old": "fail"}
+    assert "DeprecationWarning: it is old" in ran.err
+
+
 def test_a_dry_run_reads_the_suites(new_lab: Callable[[], TemporaryLab]) -> None:
     """What a run could not read ends the dry run as it ends the run: the same words, the same status."""
     lab = new_lab()
