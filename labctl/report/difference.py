@@ -12,6 +12,7 @@ from rich.text import Text
 from labctl.judge.difference import CellDifference, TestChange
 from labctl.model import Outcome
 from labctl.report.order import BAD, sentence
+from labctl.report.past import Past
 from labctl.report.printable import one_line
 from labctl.report.quantity import quantity
 from labctl.report.text import failure
@@ -40,9 +41,10 @@ def show(run: RunResult, cells: Sequence[CellDifference], *, file: TextIO | None
         if new := len(cell.tests) - len(told):
             console.print(Text(f"    {new} new test{'s' * (new > 1)}, passed or skipped", "dim"))
     newly = {cell.id for cell in cells if cell.after in BAD and cell.before is not cell.after}
+    past = Past.of(run)
     for result in [result for result in run.cells if result.cell.id in newly][:MOST_FAILURES]:
         console.print()
-        console.print(failure(result), crop=False, soft_wrap=True)
+        console.print(failure(result, past), crop=False, soft_wrap=True)
     changed = sum(cell.changed for cell in cells)
     console.print(f"{sentence(run)} {f'{changed} changed' if changed else 'Nothing changed'}.", soft_wrap=True)
 

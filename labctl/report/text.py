@@ -73,8 +73,9 @@ def show(run: RunResult, report: Path | None, *, file: TextIO | None = None) -> 
 def show_failures(run: RunResult, *, file: TextIO) -> None:
     """What `cells_table` says of each failure, for whoever gets the run itself as JSON. As `show` does it."""
     console = Console(file=file, highlight=False)
+    past = Past.of(run)
     for result in _told(run)[:MOST_FAILURES]:
-        console.print(Group(Text(""), failure(result)), crop=False, soft_wrap=not file.isatty())
+        console.print(Group(Text(""), failure(result, past)), crop=False, soft_wrap=not file.isatty())
 
 
 def _told(run: RunResult) -> tuple[CellResult, ...]:
@@ -101,7 +102,7 @@ def cells_table(run: RunResult) -> RenderableType:
             Text(f"{len(run.left_out):,} left out, as {_plain(run.left_out[0].cell.id)}: {one_line(run.left_out[0].reason)}", "dim")
         )
     for result in worst_first[:MOST_FAILURES]:
-        parts += [Text(""), failure(result)]
+        parts += [Text(""), failure(result, past)]
     if len(worst_first) > MOST_FAILURES:
         parts.append(Text(f"\n… and {len(worst_first) - MOST_FAILURES:,} failures more: see the report", style="dim"))
     parts += promises_table(judge([run]))
@@ -120,11 +121,13 @@ def _machines(run: RunResult) -> list[RenderableType]:
     return parts + ([Text(f"  … and {len(rows) - MOST_EVENTS:,} more: see the report", style="dim")] if len(rows) > MOST_EVENTS else [])
 
 
-def failure(result: CellResult) -> RenderableType:
-    """One cell that did not pass: cause in a line, ten lines of the console (of a crash, those before it too), how to see it by hand."""
+def failure(result: CellResult, past: Past) -> RenderableType:
+    """One cell that did not pass: cause, since when, ten lines of the console (of a crash, those before it too), how to see it by hand."""
     glyph, style = _LOOKS[result.outcome]
     title = Text.assemble((f"{glyph} {result.outcome} ", style), (_plain(result.cell.id), "bold"), (" ──", "dim"))
     parts: list[RenderableType] = [_unbroken(title), Text(f"  {one_line(result.reason) or 'no reason given'}")]
+    if since := past.told(result.cell.id):
+        parts.append(_unbroken(Text(f"  {since}", "dim")))
     attempt = failing_attempt(result)
     if attempt is not None:
         if attempt.remedy and attempt.remedy not in attempt.reproduce:
@@ -196,6 +199,7 @@ class _Rows:
 
 def as_json(run: RunResult, report: Path | None) -> dict[str, Any]:
     """The object that ``--json`` prints. A sample that is not a finite number, which JSON lacks, has the value null."""
+    past = Past.of(run)
     return {
         "schema": SCHEMA,
         "run": run.id,
@@ -214,6 +218,7 @@ def as_json(run: RunResult, report: Path | None) -> dict[str, Any]:
                 "duration_s": round(result.duration_s, 6),
                 "reason": result.reason,
                 "remedy": attempt.remedy if (attempt := failing_attempt(result)) else "",
+                "red_since": past.record(result.cell.id),
                 "failed": [{"test": t.name, "reason": t.reason, "where": list(t.where)} for t in _failed_tests(result)],
                 "reused_from": result.reused.run if result.reused else None,
                 "samples": [
@@ -238,7 +243,7 @@ def as_json(run: RunResult, report: Path | None) -> dict[str, Any]:
         ],
         "promises": promises_json(judge([run])),
         "density": density_json(curves([run])),
-        "stories": stories_json(Past.of(run).proofs, run.stories),
+        "stories": stories_json(past.proofs, run.stories),
     }
 
 

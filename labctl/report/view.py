@@ -15,7 +15,6 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from labctl.judge.density import OF_VMS, VMS
-from labctl.judge.since import RedSince
 from labctl.judge.summary import (
     BootSummary,
     GroupSummary,
@@ -40,7 +39,6 @@ from labctl.report.stories import told
 from labctl.report.suites import suites
 from labctl.result import Attempt, CellResult, Reused, RunResult, TestResult
 from labctl.size import format_size
-from labctl.store.inputs import listed
 from labctl.store.layout import CELLS, KEPT
 
 MOST_TOLD = 40
@@ -168,27 +166,12 @@ def _alarm(result: CellResult, anchor: str, past: Past, links: _Links) -> Shown:
         "outcome": result.outcome,
         "anchor": anchor,
         "cause": one_line(attempt.reason if attempt and attempt.reason else result.reason, 160) or "no reason given",
-        "since": _red(since) if since else "",
+        "since": past.since(result.cell.id),
         "passed": since.passed if since else "",
         "href": links.to_run(since.passed) if since and since.passed else "",
-        "changed": _changed(past, result.cell.id),
+        "changed": past.otherwise(result.cell.id),
         "stories": sorted({story for test in result.tests if test.outcome in BAD for story in test.stories}, key=natural),
     }
-
-
-def _red(since: RedSince) -> str:
-    if since.runs == 1:
-        return "new in this run" if since.passed else "not run before, as far as the results here go"
-    return f"in {since.runs:,} runs, since {moment(since.started_at)} UTC"
-
-
-def _changed(past: Past, cell_id: str) -> str:
-    """Since the last pass; empty where nothing is known of it."""
-    if (what := past.changed.get(cell_id)) is None:
-        return ""
-    if what:
-        return one_line(f"otherwise than then: {listed(what)}", 240)
-    return "nothing that decides it has changed" if cell_id in past.unchanged else "build, target, labctl and host are what they were then"
 
 
 def _last_milestone(attempt: Attempt | None) -> str:

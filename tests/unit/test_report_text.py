@@ -178,6 +178,7 @@ def test_json_is_what_was_promised() -> None:
         "duration_s",
         "reason",
         "remedy",
+        "red_since",
         "failed",
         "reused_from",
         "samples",

@@ -293,6 +293,19 @@ def test_the_first_screen_says_what_is_red_since_when_and_why(run: RunResult, tm
     assert ">US-37<" in top
 
 
+def test_so_do_the_terminal_and_its_json(run: RunResult) -> None:
+    out = io.StringIO()
+    show(run, None, file=out)
+    since = "in 2 runs, since 2026-09-20 14:13 UTC; passed last in 20260917-141320-past; otherwise than then: "
+    changed = ["the build (6.1.0-54 → 6.1.0-56-cloud-amd64)", "the host's qemu (7.2.17 → 7.2.19)"]
+    assert f"  {since}{', '.join(changed)}\n" in out.getvalue()
+    cells = {cell["id"]: cell["red_since"] for cell in as_json(run, None)["cells"]}
+    red = {"run": "20260918-141320-past", "runs": 2, "passed_in": "20260917-141320-past", "changed": changed}
+    assert cells["debian-kvm/hv-pair/migration"] == red
+    never_passed = {"run": "20260910-141320-past", "runs": 6, "passed_in": None, "changed": None}
+    assert [since for since in cells.values() if since not in (red, None)] == [never_passed]
+
+
 def test_a_cell_is_red_since_the_first_run_after_its_last_pass() -> None:
     runs = [past(n, ("kvm", "t", {"US-1": o})) for n, o in ((5, F), (4, E), (3, S), (2, F), (1, P))]
     cell = next(iter(runs[0].cells))
