@@ -122,6 +122,7 @@ def _show_plan(outlook: Outlook, as_json: bool) -> None:
                     "expected_from": planned.costs_from[c.id],
                     "will": outlook.cells[c.id].will,
                     "why": outlook.cells[c.id].why,
+                    "changed": list(outlook.cells[c.id].changed),
                     "reused_from": outlook.cells[c.id].reused_from or None,
                 }
                 for c in planned.cells
@@ -136,7 +137,7 @@ def _show_plan(outlook: Outlook, as_json: bool) -> None:
                 cell.id,
                 (config := planned.targets[cell.target].config).cpus,
                 f"{config.memory >> 20} MiB",
-                _expected(planned, cell),
+                "–" if outlook.cells[cell.id].will == "reuse" else _expected(planned, cell),
                 " ".join(filter(None, ((told := outlook.cells[cell.id]).will, told.reused_from))),
                 told.why,
             )

@@ -282,6 +282,9 @@ class Copies(Protocol):
         """Instead of a power-on: go on where what is kept there stopped. The build was put on it as always. Returns the time of its
         first instruction. PowerError, DeployError."""
 
+    def give_up(self, deadline: Deadline) -> None:
+        """Off, and nothing of the last `wake` is left: what is kept may be removed, and a power-on begins as if there had been none."""
+
 
 @runtime_checkable
 class Renews(Protocol):

@@ -258,7 +258,8 @@ class Session:
         """What was to be a copy is none: off, and nothing of it counts."""
         self._leave()
         self.copied = False
-        self.machine.power.off(Deadline.after(POWER_DEADLINE))
+        power = self.machine.power
+        (power.give_up if isinstance(power, Copies) else power.off)(Deadline.after(POWER_DEADLINE))
 
     def let_go(self) -> None:
         """Of the shell's channel; the machine goes on."""

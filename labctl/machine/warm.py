@@ -123,10 +123,9 @@ class KeptMachines:
         if folder.exists():
             _check(folder)
             return "of a machine that is kept"
-        if self.root.is_dir():
-            self._require_room(memory)
-        elif self.root.exists():
+        if self.root.exists() and not self.root.is_dir():
             raise Unusable(cache_error(self.root, NotADirectoryError(errno.ENOTDIR, "")).message)
+        self._require_room(memory)
         return "of a machine that is booted first, and kept"
 
     def drop(self, folder: Path) -> None:
@@ -155,7 +154,7 @@ class KeptMachines:
             shutil.rmtree(draft, ignore_errors=True)
 
     def _require_room(self, memory: int) -> None:
-        free = shutil.disk_usage(self.root).free
+        free = shutil.disk_usage(next(place for place in (self.root, *self.root.parents) if place.is_dir())).free
         if memory > self.most_bytes:
             raise Unusable(f"its memory is larger than all kept machines may be together ({self.most_bytes >> 20} MiB)")
         if free < memory + _SPARE_BYTES:
@@ -231,15 +230,15 @@ class WarmStart:
             broken = ""
             try:
                 session.wake(folder)
-            except LabctlError as error:
+                limit = Deadline.after(_REFRESH_S)
+                shell.reseed(os.urandom(_ENTROPY_BYTES), limit)
+                shell.set_clock(limit)
+                result = session.machine.shell.run(_OWN_ADDRESSES, limit)
+            except LabctlError as error:  # also where it runs and does not answer: its memory may be damaged
                 broken = error.title
         if broken:
             self.kept.drop(folder)
             raise Unusable(f"what is kept of the machine cannot be started from: {broken}")
-        limit = Deadline.after(_REFRESH_S)
-        shell.reseed(os.urandom(_ENTROPY_BYTES), limit)
-        shell.set_clock(limit)
-        result = session.machine.shell.run(_OWN_ADDRESSES, limit)
         if result.status != 0:
             raise Unusable(f"its network cards take no addresses of their own: {result.stderr.strip()[-200:]}")
 

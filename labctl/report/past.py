@@ -56,7 +56,7 @@ class Past:
         if (what := self.changed.get(cell_id)) is None:
             return ""
         if what:
-            return one_line(f"otherwise than then: {listed(what)}", 240)
+            return one_line(f"otherwise than then: {listed(what, 10)}", 400)
         return _SAME if cell_id in self.unchanged else _SAME_SO_FAR
 
     def told(self, cell_id: str) -> str:

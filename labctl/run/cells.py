@@ -126,12 +126,15 @@ class CellRunner:
         return self.current
 
 
-class SkippedFile(pytest.Item):
-    """Stands for the tests of a file that skips itself as a whole while it is read: else nothing of it would be in the record."""
+class Skipped(pytest.Item):
+    """Stands for the tests of a file that skips itself as a whole while it is read, or for those of a cell of which none was selected: else
+    nothing of them would be in the record."""
 
-    def __init__(self, *, cell: Cell, why: str, **parent: Any) -> None:
-        super().__init__(name=f"file[{cell.id}]", **parent)
+    def __init__(self, *, cell: Cell, told: str, why: str, **parent: Any) -> None:
+        super().__init__(name=f"skipped[{cell.id}]", **parent)
         self.cell = cell
+        self.told = told
+        """What they are called in the record."""
         self.why = why
 
     def runtest(self) -> None:
@@ -139,7 +142,7 @@ class SkippedFile(pytest.Item):
 
 
 def cell_of(item: pytest.Item) -> Cell | None:
-    if isinstance(item, SkippedFile):
+    if isinstance(item, Skipped):
         return item.cell
     callspec = getattr(item, "callspec", None)
     found = callspec.params.get("cell") if callspec is not None else None
@@ -148,8 +151,8 @@ def cell_of(item: pytest.Item) -> Cell | None:
 
 def name_of(item: pytest.Item) -> str:
     """The test's name without its cell: ``test_boot.py::test_ready`` or ``test_boot.py::test_x[a-1]``."""
-    if isinstance(item, SkippedFile):
-        return item.path.name
+    if isinstance(item, Skipped):
+        return item.told
     cell = cell_of(item)
     inner = item.name.partition("[")[2].rstrip("]")
     rest = inner.removeprefix(cell.id).removeprefix("-") if cell else inner

@@ -22,9 +22,12 @@ from labctl.run.equip import equipped
 from labctl.run.prepare import Planned, described, proves_nothing
 from labctl.run.work import Work, suited_key
 from labctl.store import host
-from labctl.store.inputs import Groups, changed, listed, record
+from labctl.store.inputs import Groups, changed, listed, of_build, record
 from labctl.store.past import conditions_of
 from labctl.store.proven import Past, past
+
+_NOT_MADE = "not made"
+"""Key of a cell of which it is not known what it boots: no earlier result has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ class Forecast:
     why: str = ""
     reused_from: str = ""
     """Id of that run."""
+    changed: tuple[str, ...] = ()
+    """Names of its inputs that are otherwise than in the run in which it passed last, as far as they are known."""
 
 
 @dataclass(frozen=True)
@@ -86,27 +91,33 @@ def look_ahead(planned: Planned) -> Outlook:
     shelf = Shelf()
     suited, lacking = _suited(planned, list(cells.values()), builds, shelf)
     lacking |= {cell.build: build for cell in planned.cells if isinstance(build := found[cell.build], str)}
-    known = {cell_id: cell for cell_id, cell in cells.items() if not {cell.build, suited_key(cell)} & lacking.keys()}
-    deciding = reuse.deciding(planned.lab.root, list(known.values()), {**builds, **suited}, planned.targets, identity.result())
+    known = {cell_id for cell_id, cell in cells.items() if not {cell.build, suited_key(cell)} & lacking.keys()}
+    at_hand = [cell for cell in cells.values() if cell.build in builds]
+    deciding = reuse.deciding(planned.lab.root, at_hand, {**builds, **suited}, planned.targets, identity.result())
     tables = {name: described(planned.lab, build) for name, build in builds.items()}
     unproving = proves_nothing(planned, list(cells.values()), tables)
-    earlier = past(planned.results, {cell_id: key for cell_id, key in deciding.keys.items() if cell_id not in unproving})
+    keys = {cell_id: key if cell_id in known else _NOT_MADE for cell_id, key in deciding.keys.items()}
+    earlier = past(planned.results, {cell_id: key for cell_id, key in keys.items() if cell_id not in unproving})
     request = planned.request
     asked = "--fresh" if request.fresh else "--cold" if request.cold else ""
     forecasts: dict[str, Forecast] = {}
     with tempfile.TemporaryDirectory(prefix="labctl-forecast-") as folder:
         for cell_id, cell in cells.items():
-            why = asked or unproving.get(cell.id) or lacking.get(cell.build) or lacking.get(suited_key(cell)) or ""
             before = earlier.get(cell.id, Past())
+            lacks = lacking.get(cell.build) or lacking.get(suited_key(cell)) or ""
+            why = asked or unproving.get(cell.id) or lacks
             if not why and before.reused is not None:
                 same = "it passed there, and nothing that decides it has changed"
                 forecasts[cell_id] = Forecast("reuse", same, before.reused.run)
                 continue
+            of_its_build = {of_build(cell.build)} if lacks else set()
+            what = () if asked or cell.id in unproving else _changed(before, cell, deciding.inputs, planned.results, of_its_build)
             boots = suited.get(suited_key(cell), builds[cell.build]) if cell_id in known else None
             workdir = Path(folder) / str(len(forecasts))
             workdir.mkdir()
-            why = why or _why_again(before, cell, deciding.inputs, planned.results)
-            forecasts[cell_id] = _started(planned, cell, boots, why, shelf, workdir)
+            since = f"changed since it passed in {before.otherwise}: {listed(what)}" if what else ""
+            told = "; ".join(filter(None, (why, since))) or _why_again(before)
+            forecasts[cell_id] = replace(_started(planned, cell, boots, told, shelf, workdir), changed=what)
     return Outlook(planned, forecasts)
 
 
@@ -150,14 +161,18 @@ def _suited(planned: Planned, cells: Sequence[Cell], builds: Mapping[str, Build]
     return suited, lacking
 
 
-def _why_again(before: Past, cell: Cell, now: Groups, results: Path) -> str:
+def _changed(before: Past, cell: Cell, now: Groups, results: Path, unknown: Collection[str]) -> tuple[str, ...]:
+    """Since it passed last, where nothing newer speaks against it; empty where that is not known."""
+    then = conditions_of(results, before.otherwise) if before.otherwise and not before.against else None
+    return changed(cell, then.decided_by, record(now), unknown) or () if then is not None else ()
+
+
+def _why_again(before: Past) -> str:
     if before.against:
         return f"its newest result is a {before.against}"
-    if not before.otherwise:
-        return "it has not passed yet"
-    then = conditions_of(results, before.otherwise)
-    found = changed(cell, record(then.decided_by), record(now)) if then is not None else None
-    return f"changed since it passed in {before.otherwise}: {listed(found) if found else 'something that decides it'}"
+    if before.otherwise:
+        return f"something that decides it has changed since it passed in {before.otherwise}"
+    return "no earlier run has proven it"
 
 
 def _started(planned: Planned, cell: Cell, build: Build | None, why: str, shelf: Cache, workdir: Path) -> Forecast:

@@ -25,7 +25,7 @@ from labctl.machine import budget, registry
 from labctl.model import Channel, Outcome
 from labctl.result import RunResult
 from labctl.run import fixtures, requirements, soaking
-from labctl.run.cells import CELLS, ERROR, EXPECTED, UNSTORED, WHERE, CellRunner, SkippedFile, cell_of, stories_of
+from labctl.run.cells import CELLS, ERROR, EXPECTED, UNSTORED, WHERE, CellRunner, Skipped, cell_of, stories_of
 from labctl.run.gathered import Gathered
 from labctl.run.lines import failed_at, told_of
 from labctl.run.scheduler import IDLE, CellScheduling
@@ -396,7 +396,7 @@ def _keep_skipped(report: pytest.CollectReport, module: pytest.Module, runner: C
     """A file that skips itself while it is read is a skip of its cells, with its reason."""
     why = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     cells = runner.by_suite.get(runner.suite_of(module.path) or "", [])
-    report.result = [SkippedFile.from_parent(module, cell=cell, why=why.removeprefix("Skipped: ")) for cell in cells]
+    report.result = [Skipped.from_parent(module, cell=cell, told=module.path.name, why=why.removeprefix("Skipped: ")) for cell in cells]
     report.outcome, report.longrepr = "passed", None
 
 
@@ -479,10 +479,21 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     chosen = [item for item in items if cell_of(item) is not None and (not wanted or not set(wanted).isdisjoint(stories_of(item)))]
     if wanted:
         config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
-    items[:] = chosen
+    items[:] = [*chosen, *_not_selected(session, runner, chosen, gathered)]
     items.sort(key=lambda item: runner.order[cell_of(item).id])  # type: ignore[union-attr]  # stable: file order within a cell
     if hasattr(config, "workerinput"):
         items.append(Idle.from_parent(session, name=IDLE))
+
+
+def _not_selected(session: pytest.Session, runner: CellRunner, chosen: Sequence[pytest.Item], gathered: Gathered) -> Iterator[Skipped]:
+    """A cell that has tests, none of which is selected (``PYTEST_ADDOPTS="-k create"``), is a skip that says so."""
+    options = session.config.option
+    asked = [f"{flag} {value!r}" for flag, value in (("-k", options.keyword), ("-m", options.markexpr)) if value]
+    asked += [f"--deselect {value}" for value in options.deselect or ()]
+    selected = {cell.id for item in chosen if (cell := cell_of(item)) is not None}
+    for cell in runner.work.cells if asked else ():
+        if cell.id not in selected and cell.suite in gathered.told:
+            yield Skipped.from_parent(session, cell=cell, told="all tests", why=f"none of its tests is selected: {' '.join(asked)}")
 
 
 @pytest.hookimpl(tryfirst=True)

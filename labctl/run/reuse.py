@@ -28,7 +28,7 @@ from labctl.hypervisor import registry as hypervisors
 from labctl.machine import registry
 from labctl.model import Build, Cell, Target
 from labctl.process import find
-from labctl.store.inputs import EVERY, Groups, groups_of, of_build, of_suite, of_target
+from labctl.store.inputs import ADDED, EVERY, FILES, Groups, groups_of, of_build, of_suite, of_target
 
 _NOT_SOURCE = frozenset({"__pycache__"})
 _DECIDING = (
@@ -69,8 +69,8 @@ def deciding(
     root: Path, cells: Sequence[Cell], builds: Mapping[str, Build], targets: Mapping[str, Target], host: Mapping[str, str]
 ) -> Deciding:
     """``builds`` are by their names, and by ``BUILD/SUITE`` where a suite boots more than the build."""
-    groups: dict[str, Mapping[str, str]] = {EVERY: {"labctl": _labctl(), **_host(host), **_shared(root)}}
-    groups |= {of_build(name): _of_build(build) for name, build in builds.items()}
+    groups: dict[str, Mapping[str, str]] = {EVERY: {**_labctl(root), **_host(host), **_shared(root)}}
+    groups |= {of_build(name): _of_build(build, builds.get(name.partition("/")[0], build)) for name, build in builds.items()}
     for name, channel in {(cell.target, cell.channel) for cell in cells}:
         groups[of_target(name, channel)] = _of_target(registry.on_channel(targets[name], channel))
     groups |= {of_suite(suite): _of_suite(root, root / "suites" / suite) for suite in {cell.suite for cell in cells}}
@@ -78,9 +78,11 @@ def deciding(
     return Deciding({cell.id: _digest([cell.key, *(digests[name] for name in groups_of(cell, groups))]) for cell in cells}, groups)
 
 
-def _of_build(build: Build) -> dict[str, str]:
+def _of_build(build: Build, plain: Build) -> dict[str, str]:
+    """``plain``: without what a suite adds to it."""
     inputs: dict[str, object] = {
-        "the build's files": build.digest,
+        FILES: plain.digest,
+        **({ADDED: build.digest} if build.digest != plain.digest else {}),
         "the build's command line": [build.append, build.xen_append],
         "the build's milestones": dict(build.milestones),
         "the build's version": build.version,
@@ -101,7 +103,7 @@ def _of_target(target: Target) -> dict[str, str]:
 def _of_suite(root: Path, suite: Path) -> dict[str, str]:
     more = imported(root, suite)
     variables = {f"the variable {name}": _digest(value) for name, value in settings(os.environ, suite, *more).items()}
-    return {**_by_file(root, suite, *more), **variables}
+    return {**_by_file(root, suite, *(path for path in more if path not in _shared_python(root))), **variables}
 
 
 def _host(host: Mapping[str, str]) -> dict[str, str]:
@@ -194,7 +196,8 @@ def settings(environment: Mapping[str, str], *places: Path) -> dict[str, str]:
         for path in _files(place):
             if path.suffix == ".py":
                 named.update(_VARIABLE.findall(path.read_text(errors="replace")))
-    return {name: environment[name] for name in sorted(named.intersection(environment))}
+    empty = {name for name in _OF_PYTEST if not environment.get(name)}  # as pytest takes it: like one that is not set
+    return {name: environment[name] for name in sorted(named.intersection(environment) - empty)}
 
 
 def _files(place: Path) -> Iterable[Path]:
@@ -242,7 +245,9 @@ def _packages() -> list[str]:
 
 def _shared(root: Path) -> dict[str, str]:
     """What every suite of the lab is run with."""
-    return _by_file(root, *_shared_python(root), *(root / name for name in (*_SETTINGS, "guest")))
+    # pytest takes its settings from the folder nearest to the suites that has some.
+    settings_of_pytest = (folder / name for folder in (root, root / "suites") for name in _SETTINGS)
+    return _by_file(root, *_shared_python(root), *settings_of_pytest, root / "guest")
 
 
 def _shared_python(root: Path) -> list[Path]:
@@ -250,10 +255,13 @@ def _shared_python(root: Path) -> list[Path]:
 
 
 @cache
-def _labctl() -> str:
-    """labctl as it is, in so far as it decides how a cell ends and not only how it is told: a checkout's version stands for many states."""
+def _labctl(root: Path) -> dict[str, str]:
+    """labctl as it is, in so far as it decides how a cell ends and not only how it is told: a checkout's version stands for many states.
+    What it brings for the machine is in the lab itself where that is labctl's own checkout."""
     package = Path(__file__).parent.parent
-    return tree_digest(*(package / name for name in _DECIDING), shipped("guest"))
+    guest = shipped("guest")
+    brought = {} if (root / "guest").resolve() == guest.resolve() else {"labctl's guest/": tree_digest(guest)}
+    return {"labctl": tree_digest(*(package / name for name in _DECIDING)), **brought}
 
 
 def _digest(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from labctl.model import Cell, Channel
 from labctl.store import records
@@ -15,6 +15,8 @@ Groups = Mapping[str, Mapping[str, str]]
 
 EVERY = "every"
 """The group of what decides every cell's result: labctl, the host, what all suites share."""
+FILES, ADDED = "the build's files", "what the suite adds to the build"
+"""Names of inputs. The second is by what boots, and so another whenever the first is."""
 _DIGITS = 16
 _MOST = 200
 """Inputs of one group that are told one by one."""
@@ -35,12 +37,12 @@ def of_suite(name: str) -> str:
 
 
 def groups_of(cell: Cell, known: Groups) -> Iterator[str]:
-    """Those whose inputs decide the cell's result."""
-    yield EVERY
+    """Those whose inputs decide the cell's result, what is nearest to it first."""
+    yield of_suite(cell.suite)
     suited = of_build(f"{cell.build}/{cell.suite}")
     yield suited if suited in known else of_build(cell.build)
     yield of_target(cell.target, cell.channel)
-    yield of_suite(cell.suite)
+    yield EVERY
 
 
 def record(groups: Groups) -> dict[str, dict[str, str]]:
@@ -60,18 +62,26 @@ def read(value: object) -> Groups:
     return {name: records.texts(found) for name, found in records.tables(value).items()}
 
 
-def changed(cell: Cell, then: Groups, now: Groups) -> tuple[str, ...] | None:
-    """Names of the cell's inputs that have changed, come or gone since. None if that is not known of one of its groups."""
+def changed(cell: Cell, then: Groups, now: Groups, unknown: Collection[str] = ()) -> tuple[str, ...] | None:
+    """Names of the cell's inputs that have changed, come or gone since. None if that is not known of one of its groups, other than those
+    that are ``unknown``."""
     found: dict[str, None] = {}
     for before, after in zip(groups_of(cell, then), groups_of(cell, now), strict=True):
+        if after in unknown:
+            continue
         if before not in then or after not in now:
             return None
         old, new = then[before], now[after]
-        found.update(dict.fromkeys(name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)))
-    return tuple(found)
+        found.update(dict.fromkeys(name for name in sorted(old.keys() | new.keys(), key=_by_kind) if old.get(name) != new.get(name)))
+    return tuple(name for name in found if name != ADDED or FILES not in found)
 
 
-def listed(names: Sequence[str], most: int = 4) -> str:
-    """For a line: ``a, b, c, d and 3 more``."""
+def _by_kind(name: str) -> tuple[bool, str]:
+    """Variables before files: they are few, and nobody sees them in a file."""
+    return not name.startswith("the "), name
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """For a line: ``a, b, c and 3 more``."""
     rest = len(names) - most
     return f"{', '.join(names[:most])} and {rest} more" if rest > 0 else ", ".join(names)

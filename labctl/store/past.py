@@ -10,7 +10,7 @@ from typing import Any
 from labctl.model import Cell, Outcome
 from labctl.result import RunResult
 from labctl.store import inputs, layout, records
-from labctl.store.reader import end_of, run_folders
+from labctl.store.reader import document, end_of, run_folders
 from labctl.store.stories import Told, read, told_of
 
 MOST_RUNS = 200
@@ -60,7 +60,7 @@ def conditions_of(results: Path, run: str) -> Conditions | None:
     if not _is_plain(run):
         return None
     try:
-        asked = records.parse((results / run / layout.RUN).read_bytes())
+        asked = document(results / run / layout.RUN)
     except (OSError, records.Malformed):
         return None
     return Conditions(

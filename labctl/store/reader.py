@@ -243,7 +243,7 @@ def _summary(folder: Path) -> RunSummary:
 def _asked(folder: Path) -> dict[str, Any]:
     path = folder / layout.RUN
     try:
-        asked = _document(path)
+        asked = document(path)
     except FileNotFoundError:
         raise StorageError(f"{folder} holds no run: there is no {layout.RUN} in it") from None
     except OSError as error:
@@ -261,13 +261,14 @@ def _asked(folder: Path) -> dict[str, Any]:
 def end_of(folder: Path) -> dict[str, Any] | None:
     """end.json of a run, an object of the known schema; None if the run has not ended or it is unreadable."""
     try:
-        end = _document(folder / layout.END)
+        end = document(folder / layout.END)
     except (OSError, records.Malformed):
         return None
     return end if end.get("schema") == SCHEMA else None
 
 
-def _document(path: Path) -> dict[str, Any]:
+def document(path: Path) -> dict[str, Any]:
+    """A JSON object in a file of bounded size. OSError; Malformed."""
     with open_regular(path) as file:
         raw = file.read(MOST_DOCUMENT + 1)
     if len(raw) > MOST_DOCUMENT:

@@ -21,7 +21,7 @@ from labctl.model import SCHEMA, Cell, Outcome
 from labctl.result import Distribution, LeftOut, MachineEvent, Reused, RunResult, Sample, TestResult
 from labctl.store import inputs, layout, records
 from labctl.store.disk import LineFile, make_folder, storage_error, write_atomically
-from labctl.store.reader import end_record, read_run
+from labctl.store.reader import document, end_record, read_run
 
 
 def warm_up() -> None:
@@ -113,7 +113,7 @@ class RunWriter:
         """The same run in another process. StorageError if there is none."""
         folder = folder.resolve()
         try:
-            asked = records.parse((folder / layout.RUN).read_bytes())
+            asked = document(folder / layout.RUN)
             if asked.get("schema") != SCHEMA:
                 raise records.Malformed(f"schema {asked.get('schema')!r}, this labctl knows {SCHEMA}")
             cells = frozenset(records.cell(found) for found in records.items(asked.get("cells")))

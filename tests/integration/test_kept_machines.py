@@ -138,6 +138,15 @@ def test_the_room_that_they_take_is_bounded(tmp_path: Path) -> None:
         pass
 
 
+def test_no_copy_is_foreseen_where_there_is_no_room_for_the_machine(tmp_path: Path) -> None:
+    """Also before anything was ever kept there."""
+    kept = KeptMachines(tmp_path / "not" / "made" / "yet", most_bytes=1 << 60)
+    assert "is booted first" in kept.foreseen({"name": "x"}, MEMORY)
+    with pytest.raises(Unusable, match="MiB free, and keeping it needs"):
+        kept.foreseen({"name": "x"}, 1 << 59)
+    assert not (tmp_path / "not").exists()
+
+
 def test_one_that_is_in_use_is_not_cleaned_away(tmp_path: Path) -> None:
     kept = KeptMachines(tmp_path, most_bytes=int(1.5 * MEMORY))
     with kept.borrow({"name": "a"}, machine(), MEMORY, Deadline.after(5)) as folder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -281,6 +282,12 @@ def test_a_dry_run_says_what_becomes_of_each_cell(new_lab: Callable[[], Temporar
 
     lab.suite("free", "def test_no(cell):\n    assert False\n")
     assert told("--suite", "free")["free"] == ("run", f"changed since it passed in {run}: suites/free/test_free.py", None)
+    lab.write("suites/warm/overlay/etc/told", "x\n")
+    lab.write("conftest.py", "# another\n")
+    missing = f"what its suite needs in the machine is not made yet; changed since it passed in {run}: "
+    assert told("--suite", "warm")["warm"] == ("run", missing + "suites/warm/overlay/etc/told, conftest.py", None)
+    shutil.rmtree(lab.root / "suites/warm/overlay")
+    (lab.root / "conftest.py").unlink()
     failed = lab.run("--suite", "free").data["run"]
     assert told("--suite", "free")["free"] == ("run", f"its newest result is a fail in {failed}", None)
     for kept in lab.cache.glob("warm/*/state"):
@@ -289,6 +296,20 @@ def test_a_dry_run_says_what_becomes_of_each_cell(new_lab: Callable[[], Temporar
     lab.write(f"targets/{lab.target}.toml", TARGET)
     (will, why, _) = told("--suite", "warm")["warm"]
     assert (will, "no copy: the target's drivers cannot copy a machine" in why) == ("run", True), why
+
+
+def test_a_cell_of_which_no_test_is_selected_is_a_skip(new_lab: Callable[[], TemporaryLab]) -> None:
+    lab = new_lab()
+    lab.suite("one", "def test_here(cell):\n    pass\n")
+    lab.suite("two", "def test_there(cell):\n    pass\n\n\ndef test_too(cell):\n    pass\n")
+    ran = lab.run("-n", "2", PYTEST_ADDOPTS="-k here -m 'not benchmark'")  # there is in there too
+    assert ran.status == 0, ran.err
+    ran = lab.run("-n", "2", PYTEST_ADDOPTS="-k too")
+    assert ran.status == 0, ran.err
+    assert {name.partition("/")[2]: (cell["outcome"], cell["reason"]) for name, cell in ran.cells.items()} == {
+        "one": ("skip", "none of its tests is selected: -k 'too'"),
+        "two": ("pass", ""),
+    }
 
 
 def test_a_lab_that_takes_warnings_for_errors(new_lab: Callable[[], TemporaryLab]) -> None:

@@ -108,6 +108,27 @@ def test_a_state_that_qemu_does_not_take(
     assert [path for path in kept.root.iterdir() if path.is_dir()] == [], "it is made anew by who wants it next"
 
 
+def test_a_memory_that_is_not_what_it_was(
+    warm: Callable[[ExitStack, list[str]], Session], kept: KeptMachines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same size and time: nothing tells but that the copy does not answer. It costs one cell that time, and not each."""
+    told: list[str] = []
+    with ExitStack() as stack:
+        warm(stack, told)
+    memory = only(kept) / "memory"
+    status, noise = memory.stat(), os.urandom(1 << 20)
+    with memory.open("r+b") as file:
+        for _ in range(status.st_size >> 20):
+            file.write(noise)
+    os.utime(memory, ns=(status.st_atime_ns, status.st_mtime_ns))
+    monkeypatch.setattr("labctl.machine.warm._REFRESH_S", 3.0)
+    with ExitStack() as stack:
+        booted = warm(stack, told)
+        assert told[-1].startswith("boot what is kept of the machine cannot be started from: "), told
+        assert booted.booted().milestones["ready"] > 0
+    assert [path for path in kept.root.iterdir() if path.is_dir()] == [], "it is made anew by who wants it next"
+
+
 VIRTIO_DISK = """schema = 1
 builder = "deb"
 

@@ -153,7 +153,13 @@ def test_what_changes_pytests_command_line(lab: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PYTEST_ADDOPTS", "-k one")
     assert key(lab) not in seen
     seen.add(key(lab))
-    for name in ("tox.ini", "setup.cfg", ".pytest.ini", "pytest.toml"):
+    unset = key(lab)
+    monkeypatch.setenv("PYTEST_ADDOPTS", "")
+    monkeypatch.delenv("PYTEST_PLUGINS", raising=False)
+    empty = key(lab)
+    monkeypatch.delenv("PYTEST_ADDOPTS")
+    assert (key(lab), unset in seen) == (empty, True), "pytest takes an empty one like none"
+    for name in ("tox.ini", "setup.cfg", ".pytest.ini", "pytest.toml", "suites/pytest.ini", "suites/tox.ini"):
         (lab / name).write_text("[pytest]\n")
         assert key(lab) not in seen, name
         seen.add(key(lab))
@@ -198,17 +204,31 @@ def test_what_has_changed_since_another_run_is_told_by_its_name(lab: Path, monke
         "the build's command line",
         "the build's files",
     )
-    assert inputs.changed(CELL, then, record(builds=suited)) == ("the build's files",)
+    assert inputs.changed(CELL, then, record(builds=suited)) == ("what the suite adds to the build",)
+    rebuilt = {"b": replace(BUILD, digest="sha256:2"), "b/s": replace(BUILD, digest="sha256:4")}
+    assert inputs.changed(CELL, record(builds=suited), record(builds=rebuilt)) == ("the build's files",)
     assert inputs.changed(CELL, then, record(targets={"t": a_target(append="nosmp")})) == ("the target's file",)
     assert inputs.changed(CELL, then, record(host={**HOST, "kernel": "7"})) == ("the host's kernel",)
     (lab / "suites/s/gone.py").unlink()
     (lab / "suites/s/new.py").write_text("")
     (lab / "conftest.py").write_text("A = 1\n")
     monkeypatch.setenv("STORAGE_CUTS", "2")
-    expected = ("conftest.py", "suites/s/gone.py", "suites/s/new.py", "the variable STORAGE_CUTS")
-    assert inputs.changed(CELL, then, record()) == expected
-    assert inputs.listed(expected, 2) == "conftest.py, suites/s/gone.py and 2 more"
+    expected = ("the variable STORAGE_CUTS", "suites/s/gone.py", "suites/s/new.py", "conftest.py")
+    assert inputs.changed(CELL, then, record()) == expected, "what is nearest to the suite first"
+    assert inputs.listed(expected, 2) == "the variable STORAGE_CUTS, suites/s/gone.py and 2 more"
+    assert inputs.changed(CELL, {}, record(), unknown=["suite s"]) is None
+    assert inputs.changed(CELL, then, record(), unknown=["suite s"]) == ("conftest.py",)
     assert inputs.changed(CELL, {}, then) is inputs.changed(replace(CELL, channel=Channel.ICOUNT), then, then) is None
+
+
+def test_what_labctl_brings_for_the_machine_is_named_where_the_lab_has_its_own(lab: Path) -> None:
+    """In labctl's own checkout it is in the lab itself, and told by its files."""
+
+    def names(root: Path) -> set[str]:
+        return {name for name in deciding(root, [], {}, {}, HOST).inputs["every"] if name.startswith("labctl")}
+
+    assert names(lab) == {"labctl", "labctl's guest/"}
+    assert names(Path(reuse.__file__).parents[2]) == {"labctl"}
 
 
 def test_of_a_suite_of_very_many_files_the_rest_is_one(lab: Path) -> None:

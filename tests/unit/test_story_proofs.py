@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -341,7 +342,7 @@ def test_inputs_on_record_are_named_where_nothing_else_tells_of_them() -> None:
     assert knows_all(cell, under("a"), under("a"))
     assert changed(cell, under("a"), under("b")) == ("suites/lifecycle/test_create.py",)
     found = changed(cell, under("a"), under("b", "2"))
-    assert found == ("the build (1 → 2)", "the host's kernel (1 → 2)", "the program qemu", "suites/lifecycle/test_create.py")
+    assert found == ("the build (1 → 2)", "the host's kernel (1 → 2)", "suites/lifecycle/test_create.py", "the program qemu")
     assert not knows_all(cell, under("a"), under("a", suite="suite other"))
     assert not knows_all(cell, replace(under("a"), decided_by={}), under("a"))
 
@@ -349,6 +350,12 @@ def test_inputs_on_record_are_named_where_nothing_else_tells_of_them() -> None:
 @pytest.mark.parametrize("run", ["gone", "..", "", "a/b", "latest"])
 def test_conditions_of_a_run_that_is_not_there_are_not_known(tmp_path: Path, run: str) -> None:
     assert conditions_of(tmp_path, run) is None
+
+
+def test_a_run_json_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    os.mkfifo(tmp_path / "run" / "run.json")
+    assert conditions_of(tmp_path, "run") is None
 
 
 def test_the_terminal_and_json_say_the_same(run: RunResult) -> None:

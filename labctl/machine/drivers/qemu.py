@@ -138,6 +138,8 @@ class Qemu:
     """How the memory is held from the next power-on: by itself, if None."""
     _has_copy_of_disk: bool = field(default=False, init=False)
     """Its disk is a layer over another machine's."""
+    _disk_is_new: bool = field(default=False, init=False)
+    """That disk was made by the last `wake`, since a build was put on the machine: nothing but the copy has written to it."""
     _trace_at: Sequence[int] = field(default=(), init=False)
     _starts: int = field(default=0, init=False)
     _pulled: bool = field(default=False, init=False)
@@ -207,6 +209,7 @@ class Qemu:
             if not file.is_file():
                 raise DeployError(f"{file} is gone from the cache", target=self.context.target.name, remedy=f"labctl build {build.name}")
         self._build, self._append = build, append
+        self._disk_is_new = False
         return build.digest
 
     def reproduce(self, build: Build, append: str) -> str:
@@ -375,20 +378,23 @@ class Qemu:
             disk.rename(kept.folder / DISK)
 
     def wake(self, folder: Path, deadline: Deadline) -> int:
-        own = self._disk
-        if own is not None and (folder / DISK).exists():
+        if (own := self._disk) is not None and (folder / DISK).exists():
             self._copy_disk(folder / DISK, own, deadline)
-            self._has_copy_of_disk = True
+            self._has_copy_of_disk = self._disk_is_new = True
         self._kept = Kept(folder)
         try:
             return self.on(deadline)
         except BaseException:
-            self._has_copy_of_disk = False
-            if own is not None:
-                own.file(self.context.workdir).unlink(missing_ok=True)  # of the copy that is none: a boot begins with a disk of its own
+            self.give_up(deadline)
             raise
         finally:
             self._kept = None
+
+    def give_up(self, deadline: Deadline) -> None:
+        self.off(deadline)
+        if self._disk_is_new and (own := self._disk) is not None:
+            own.file(self.context.workdir).unlink(missing_ok=True)  # a boot begins with a disk of its own
+            self._has_copy_of_disk = self._disk_is_new = False
 
     def _copy_disk(self, kept: Path, own: Disk, deadline: Deadline) -> None:
         if own.loses:  # what a power cut takes from it must be missed in its own file
