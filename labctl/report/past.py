@@ -60,9 +60,11 @@ class Past:
         return _SAME if cell_id in self.unchanged else _SAME_SO_FAR
 
     def told(self, cell_id: str) -> str:
-        """All of it in a line."""
+        """All of it in a line; empty where the results here know nothing earlier of it."""
         found = self.red.get(cell_id)
-        passed = f"passed last in {one_line(found.passed, 60)}" if found is not None and found.passed else ""
+        if found is None or (found.runs == 1 and not found.passed):
+            return ""
+        passed = f"passed last in {one_line(found.passed, 60)}" if found.passed else ""
         return "; ".join(filter(None, (self.since(cell_id), passed, self.otherwise(cell_id))))
 
     def record(self, cell_id: str) -> dict[str, Any] | None:
