@@ -100,7 +100,7 @@ class _Compiler:
         return any((self.sysroot / "lib/rustlib" / self.target / "lib").glob("libcore-*.rlib"))
 
     @cached_property
-    def library(self) -> Path | None:
+    def core_source(self) -> Path | None:
         """The folder of the source of `core`, if that of this very version is there: another's does not compile."""
         own = (self.sysroot / "lib/rustlib/src/rust/library").resolve()
         for folder in (own, Path(f"/usr/src/rustc-{self.release}/library")):
@@ -225,7 +225,7 @@ def _compiler(target: str, oldest: str, deadline: Deadline) -> _Compiler:
         found = _Compiler(path, version.out.strip(), Path(sysroot.out.strip()), target)
         if found.number < wanted:
             lacks = HostToolMissing(f"{found.title} at {path} is too old: {oldest} or newer is needed", remedy=_INSTALL)
-        elif not found.brings_core and found.library is None:
+        elif not found.brings_core and found.core_source is None:
             lacks = HostToolMissing(f"{found.title} at {path} has neither core for {target} nor its source", remedy=_INSTALL)
         else:
             return found
@@ -267,15 +267,15 @@ _CRATES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 def _sysroot(compiler: _Compiler, context: Context) -> Artefact:
     """The libraries of a target, from the cache or compiled now: some 20 s of one CPU."""
-    library = compiler.library
-    if library is None:
+    source = compiler.core_source
+    if source is None:
         raise HostToolMissing(f"the source of core of {compiler.title} is gone", remedy=_INSTALL)
-    changed = (library / "core/src/lib.rs").stat()
+    changed = (source / "core/src/lib.rs").stat()
     identity = {
         "builder": "rust-sysroot",
         "compiler": compiler.version,
         "target": compiler.target,
-        "library": f"{library} {changed.st_size} {changed.st_mtime_ns}",
+        "library": f"{source} {changed.st_size} {changed.st_mtime_ns}",
         "crates": repr(_CRATES),
     }
 
@@ -288,9 +288,9 @@ def _sysroot(compiler: _Compiler, context: Context) -> Artefact:
                 [
                     *(compiler.path, "--crate-name", name, "--crate-type", "rlib", "--edition", "2024", "--target", compiler.target),
                     *("--sysroot", str(folder), "--cap-lints", "allow", "-Copt-level=2", "-Cpanic=abort", "-Cembed-bitcode=no"),
-                    *("-Ccodegen-units=1", "-Zforce-unstable-if-unmarked", f"--remap-path-prefix={library}=library"),
+                    *("-Ccodegen-units=1", "-Zforce-unstable-if-unmarked", f"--remap-path-prefix={source}=library"),
                     *(word for cfg in cfgs for word in ("--cfg", cfg)),
-                    *("-o", str(home / f"lib{name}.rlib"), str(library / path)),
+                    *("-o", str(home / f"lib{name}.rlib"), str(source / path)),
                 ],
                 context.deadline,
                 cwd=folder,
@@ -299,9 +299,9 @@ def _sysroot(compiler: _Compiler, context: Context) -> Artefact:
             )
             if done.status != 0:
                 context.cache.require_room(done.err)
-                raise BuildFailed(f"{library / path} does not compile for {compiler.target}: {done.err.strip()[-2000:]}")
+                raise BuildFailed(f"{source / path} does not compile for {compiler.target}: {done.err.strip()[-2000:]}")
         files = {name: home / f"lib{name}.rlib" for name, _, _ in _CRATES}
-        return Made(files, compiler.release, Provenance("rust-sysroot", str(library), toolchain=compiler.title, built_at=now()))
+        return Made(files, compiler.release, Provenance("rust-sysroot", str(source), toolchain=compiler.title, built_at=now()))
 
     return context.cache.obtain(identity, make, deadline=context.deadline, progress=context.progress)
 
