@@ -12,7 +12,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,7 +26,7 @@ from labctl.errors import ConfigError, InfraError, LabctlError, Problem, Storage
 from labctl.machine import budget, registry
 from labctl.model import Channel, Outcome
 from labctl.result import RunResult
-from labctl.run import fixtures, requirements, soaking
+from labctl.run import fixtures, requirements, soaking, suitemodules
 from labctl.run.cells import CELLS, ERROR, EXPECTED, UNSTORED, WHERE, CellRunner, Skipped, cell_of, stories_of
 from labctl.run.gathered import Gathered
 from labctl.run.lines import failed_at, told_of
@@ -49,6 +51,12 @@ class Hooks:
     @pytest.hookspec(firstresult=True)
     def pytest_labctl_finished(self, run: RunResult) -> Path | None:
         """A run has ended and is read back from its folder; who writes reports returns the path of the one to open."""
+
+
+def pytest_plugin_registered(plugin: object) -> None:
+    file = getattr(plugin, "__file__", None)
+    if isinstance(plugin, ModuleType) and isinstance(file, str) and Path(file).name == "conftest.py":
+        suitemodules.set_aside(Path(file))
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -365,8 +373,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """A test that asks for a fixture that does not exist is a mistake in its file, told like one in its syntax: before any power."""
     runner = collector.config.stash.get(CELLS, None)
+    suite = runner.suite_of(collector.path) if runner is not None else None
     try:
-        report = yield
+        with suitemodules.alone(runner.work.lab_root / "suites" / suite) if runner is not None and suite is not None else nullcontext():
+            report = yield
     except SystemExit as error:
         if runner is None:
             raise
@@ -504,7 +514,9 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if runner is None or cell is None:
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in runner.run(item, nextitem, cell):
+    with suitemodules.alone(runner.work.lab_root / "suites" / cell.suite):
+        reports = runner.run(item, nextitem, cell)
+    for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
