@@ -157,22 +157,28 @@ class CellResult:
     @property
     def samples(self) -> tuple[Sample, ...]:
         """Those that passing tests recorded, of all attempts; of a test without a result the attempt's own outcome decides."""
-        return tuple(sample for attempt in self.attempts for sample in _trusted(attempt, attempt.samples))
+        return tuple(sample for attempt in self.attempts for sample in _recorded_by(attempt, attempt.samples))
+
+    @property
+    def samples_of_failed(self) -> tuple[Sample, ...]:
+        """Those that failed tests recorded, in the last attempt at a cell that has failed: what the machine did, though no figure of it."""
+        last = self.attempts[-1:] if self.outcome is Outcome.FAIL else ()
+        return tuple(sample for attempt in last for sample in _recorded_by(attempt, attempt.samples, Outcome.FAIL))
 
     @property
     def distributions(self) -> tuple[Distribution, ...]:
         """As `samples`."""
-        return tuple(found for attempt in self.attempts for found in _trusted(attempt, attempt.distributions))
+        return tuple(found for attempt in self.attempts for found in _recorded_by(attempt, attempt.distributions))
 
 
 _Recorded = TypeVar("_Recorded", Sample, Distribution)
 
 
-def _trusted(attempt: Attempt, recorded: Sequence[_Recorded]) -> Iterator[_Recorded]:
+def _recorded_by(attempt: Attempt, recorded: Sequence[_Recorded], outcome: Outcome = Outcome.PASS) -> Iterator[_Recorded]:
     if not recorded:
         return iter(())
     outcomes = {test.name: test.outcome for test in attempt.tests}
-    return (one for one in recorded if outcomes.get(one.test, attempt.outcome) is Outcome.PASS)
+    return (one for one in recorded if outcomes.get(one.test, attempt.outcome) is outcome)
 
 
 @dataclass(frozen=True)

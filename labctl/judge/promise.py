@@ -110,6 +110,7 @@ def _tags(table: Mapping[str, object]) -> frozenset[str]:
 
 
 _Key = tuple[str, str, str, tuple[tuple[str, str], ...]]
+_BY_FAILED = "recorded by a test that failed"
 
 
 @dataclass(frozen=True)
@@ -121,20 +122,24 @@ class _Series:
     units: Mapping[_Key, str]
     whys: Mapping[_Key, str]
     """What ended the worst of them, where that is known."""
+    of_failed: Mapping[_Key, Sequence[float]]
+    """What tests recorded that then failed. A pause that fails its test is the worst of its run: a promise of the worst is held to it."""
 
     @classmethod
     def of(cls, runs: Iterable[RunResult]) -> _Series:
         values: dict[_Key, list[float]] = {}
+        of_failed: dict[_Key, list[float]] = {}
         histograms: dict[_Key, list[Histogram]] = {}
         units: dict[_Key, str] = {}
         runs = list(runs)
         for run in runs:
             for result in run.cells:
-                for sample in result.samples:
-                    if sample.channel is Channel.WALL and math.isfinite(sample.value) and sample.metric != HEALTHY:
-                        key = (sample.metric, result.cell.build, result.cell.target, _params(sample))
-                        values.setdefault(key, []).append(sample.value)
-                        units[key] = sample.unit
+                for samples, into in ((result.samples, values), (result.samples_of_failed, of_failed)):
+                    for sample in samples:
+                        if sample.channel is Channel.WALL and math.isfinite(sample.value) and sample.metric != HEALTHY:
+                            key = (sample.metric, result.cell.build, result.cell.target, _params(sample))
+                            into.setdefault(key, []).append(sample.value)
+                            units[key] = sample.unit
         whys: dict[_Key, str] = {}
         for key, held in _densities(runs).items():
             values[key], units[key] = [healthy for healthy, _ in held], "1"
@@ -145,7 +150,7 @@ class _Series:
                 key = (g.metric, g.build, g.target, g.params)
                 histograms.setdefault(key, []).extend(part.histogram for part in merged.parts)
                 units[key] = g.unit
-        return cls(values, {key: found for key, found in histograms.items() if len({h.step for h in found}) == 1}, units, whys)
+        return cls(values, {key: found for key, found in histograms.items() if len({h.step for h in found}) == 1}, units, whys, of_failed)
 
 
 def _params(sample: Sample) -> tuple[tuple[str, str], ...]:
@@ -191,12 +196,19 @@ def _observed(one: Promise, key: _Key, series: _Series) -> Judged:
         told = f"recorded in {series.units[key] or '1'}, promised in {one.unit}"
         return Judged(one, build, target, params, Verdict.NOT_MEASURED, told)
     parts = series.histograms.get(key, ())
-    observed = Histogram.merged(parts) if parts else _Ordered(sorted(series.values.get(key, ())))
-    count = observed.count
     part = one.part
+    # The worst observation, unless the best is asked for.
+    largest = one.statistic == "max" or (not one.statistic and one.upper)
+    # What a test recorded that failed by it is a break, and never the proof that a promise is kept.
+    broke = [value for value in series.of_failed.get(key, ()) if part is None and largest == one.upper and not one.holds(value)]
+    observed = Histogram.merged(parts) if parts else _Ordered(sorted(series.values.get(key, ())))
+    if broke:
+        value = max(broke) if largest else min(broke)
+        return Judged(one, build, target, params, Verdict.BROKEN, _BY_FAILED, value, count=observed.count + len(broke))
+    count = observed.count
+    if not count:
+        return Judged(one, build, target, params, Verdict.NOT_MEASURED, "only tests that failed recorded it")
     if part is None:
-        # The worst observation, unless the best is asked for.
-        largest = one.statistic == "max" or (not one.statistic and one.upper)
         value = observed.at_rank(count if largest else 1)
         verdict = Verdict.KEPT if one.holds(value) else Verdict.BROKEN
         return Judged(one, build, target, params, verdict, "" if one.holds(value) else series.whys.get(key, ""), value, count=count)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from datetime import UTC, datetime
 
+from labctl.judge.promise import broken_gates
 from labctl.model import Outcome
+from labctl.report.printable import one_line
 from labctl.result import Attempt, CellResult, RunResult, TestResult
+from labctl.store.inputs import listed
 
 BAD = (Outcome.FAIL, Outcome.ERROR, Outcome.INVALID)
 """Outcomes that somebody must look at, the most telling first: a failure is the build's, an error the lab's."""
@@ -86,8 +89,9 @@ def sentence(run: RunResult) -> str:
     if run.left_out:
         told += f"; {len(run.left_out):,} left out"
     told += f"; took {duration(run.duration_s)}."
-    if run.outcome is Outcome.FAIL and run.finished and not any(of.get(outcome) for outcome in BAD):
-        told += " A promise that has a gate is broken."
+    if run.outcome is Outcome.FAIL and run.finished and (broken := broken_gates([run])):
+        names = dict.fromkeys(f"{one.build}: {one.promise.name}" for one in broken)
+        told += f" Broken, and with a gate: {one_line(listed(list(names), 3), 300)}."
     if run.interrupted:
         told += " The run was interrupted."
     elif not run.finished:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,9 +36,14 @@ class Told:
 
 
 def told(judged: Sequence[Judged]) -> list[Told]:
-    """The worst first."""
-    ordered = sorted(judged, key=lambda j: (_ORDER.index(j.verdict), natural(j.build), j.promise.name, natural(j.target), j.params))
-    return [_told(one) for one in ordered]
+    """The worst first: of a verdict those that have a gate, then those that are farthest beyond their limit."""
+
+    def rank(one: Judged) -> tuple[object, ...]:
+        margin = math.inf if one.margin is None else one.margin
+        where = natural(one.build), one.promise.name, natural(one.target), one.params
+        return (_ORDER.index(one.verdict), not one.promise.gate, margin, *where)
+
+    return [_told(one) for one in sorted(judged, key=rank)]
 
 
 def _told(one: Judged) -> Told:

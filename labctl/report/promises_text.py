@@ -48,7 +48,9 @@ def promises_table(judged: Sequence[Judged], *, everything: bool = False) -> lis
         text.no_wrap, text.overflow = True, "ignore"
         parts.append(text)
     if more := len(rows) - len(shown):
-        parts.append(Text(f"… and {more:,} not measured, or more: labctl report promises", style="dim"))
+        silent = sum(row.verdict is Verdict.NOT_MEASURED for row in rows if row not in shown)
+        which = f"{more:,} not measured" if silent == more else f"{more:,} more, {silent:,} of them not measured"
+        parts.append(Text(f"… and {which}: labctl report promises", style="dim"))
     return parts
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from labctl.config import validate
 from labctl.errors import ConfigError
@@ -16,6 +19,9 @@ from labctl.judge.bounds import poisson_mean, quantile_ranks
 from labctl.judge.promise import Judged, Verdict, broken_gates, judge
 from labctl.model import Cell, Channel, Direction, Outcome, Recipe
 from labctl.promise import limit, subject
+from labctl.report.order import sentence
+from labctl.report.promises import told
+from labctl.report.promises_text import promises_table
 from labctl.result import Attempt, CellResult, Distribution, RunResult, Sample, TestResult
 
 FOLDER = Path("/nowhere")
@@ -296,6 +302,51 @@ def test_what_was_not_measured_is_never_kept() -> None:
     assert (other_unit.verdict, other_unit.reason) == (Verdict.NOT_MEASURED, "recorded in s, promised in B")
     failed = run_of(sample(1.0), promises={"boot.ready": "<= 3 s"}, outcome=Outcome.FAIL)
     assert only(failed).verdict is Verdict.NOT_MEASURED
+
+
+@pytest.mark.parametrize(
+    ("promise", "limit", "verdict"),
+    [
+        ("boot.ready", "<= 3 s", Verdict.BROKEN),
+        ("boot.ready max", "<= 3 s", Verdict.BROKEN),
+        ("boot.ready max", "<= 9 s", Verdict.KEPT),
+        ("boot.ready min", "<= 3 s", Verdict.KEPT),  # the best is asked for
+        ("boot.ready", ">= 0.5 s", Verdict.KEPT),
+    ],
+)
+def test_what_a_test_recorded_that_failed_can_break_a_promise_of_the_worst(promise: str, limit: str, verdict: Verdict) -> None:
+    """A pause of seven seconds fails its test: it is not to be left out of what is said of the longest pause."""
+    passed, failed = (
+        run_of(sample(value), promises={promise: limit}, outcome=o) for value, o in ((1.0, Outcome.PASS), (7.0, Outcome.FAIL))
+    )
+    (judged,) = judge([passed, failed])
+    assert judged.verdict is verdict
+    if verdict is Verdict.BROKEN:
+        assert (judged.value, judged.count, judged.reason) == (7.0, 2, "recorded by a test that failed")
+    invalid = replace(failed, cells=tuple(replace(cell, outcome=Outcome.INVALID) for cell in failed.cells))
+    assert only(passed).verdict is judge([passed, invalid])[0].verdict, "a measurement that is invalid says nothing"
+
+
+def test_a_run_that_a_gate_fails_names_it_and_lists_it_first() -> None:
+    asked = {"a.b": "<= 1 s", "boot.ready": {"limit": "<= 3 s", "gate": True}, "network.rtt p99": "<= 1 ms"}
+    run = replace(run_of(sample(4.0), replace(sample(9.0), metric="a.b"), promises=asked), outcome=Outcome.FAIL)
+    assert sentence(run).endswith(" Broken, and with a gate: b: boot.ready.")
+    rows = told(judge([run]))
+    assert [(row.verdict, row.promise) for row in rows] == [
+        (Verdict.BROKEN, "boot.ready"),
+        (Verdict.BROKEN, "a.b"),
+        (Verdict.NOT_MEASURED, "network.rtt p99"),
+    ]
+    out = io.StringIO()
+    Console(file=out, width=200).print(*promises_table(judge([run])))
+    assert "1 not measured: labctl report promises" in out.getvalue()
+    many = {f"x.m{n}": "<= 1 s" for n in range(30)}
+    recorded = [replace(sample(2.0 + n), metric=name) for n, name in enumerate(many)]
+    rows = told(judge([run_of(*recorded, promises=many)]))
+    assert [row.promise for row in rows[:2]] == ["x.m29", "x.m28"], "the farthest beyond its limit first"
+    out = io.StringIO()
+    Console(file=out, width=200).print(*promises_table(judge([run_of(*recorded, promises={**many, "y.z": "<= 1 s"})])))
+    assert "… and 11 more, 1 of them not measured: labctl report promises" in out.getvalue()
 
 
 def test_parameters_and_tags_choose() -> None:
