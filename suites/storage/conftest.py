@@ -1,5 +1,6 @@
 """What the tests of a disk's speed share: a job of fio's."""
 
+import os
 import re
 
 import pytest
@@ -42,6 +43,9 @@ def fio(target, needs, shell):
         report = report_of_fio.parse(shell("cat /tmp/fio.json"))
         if report.signal:
             raise MeasurementInvalid(f"fio was ended by signal {report.signal}")
-        return report.jobs[0]
+        (done,) = report.jobs
+        if done.error:
+            raise MeasurementInvalid(f"fio's job ended with an error: {os.strerror(done.error)}")
+        return done
 
     return run

@@ -102,6 +102,7 @@ case "$*" in
 *--rw=truncated*) head -c 9000 $report >"$out" ;;
 *--rw=text*) echo 'read: IOPS=306k' >"$out" ;;
 *--rw=empty*) : >"$out" ;;
+*--rw=erred*) sed 's/"error" : 0,/"error" : 5,/' $report >"$out" ;;
 *--rw=terminated*) cat /usr/share/terminated.json >"$out" ;;
 *--rw=killed*) kill -9 $$ ;;
 *--rw=full*) mount -t tmpfs -o size=8k none /tmp && cat $report >"$out" || { umount /tmp; exit 1; } ;;
@@ -116,7 +117,7 @@ from labctl.model import Direction, Metric
 
 IOPS = Metric("storage.iops", "1/s", Direction.HIGHER)
 
-@pytest.mark.parametrize("job", ["good", "truncated", "text", "empty", "terminated", "killed", "full", "unanswered", "crash"])
+@pytest.mark.parametrize("job", ["good", "truncated", "text", "empty", "erred", "terminated", "killed", "full", "unanswered", "crash"])
 def test_job(fio, record, job):
     done = fio(rw=job)
     record(IOPS, done.requests["read"].iops)
@@ -141,6 +142,7 @@ def test_jobs_that_go_wrong(lab: TemporaryLab) -> None:
     assert told["test_job[truncated]"] == ("invalid", "fio's report is cut off after 9000 characters")
     assert told["test_job[text]"] == ("invalid", "fio's report holds no JSON: 'read: IOPS=306k'")
     assert told["test_job[empty]"] == ("invalid", "fio's report is empty: it was killed, or could not write")
+    assert told["test_job[erred]"] == ("invalid", "fio's job ended with an error: Input/output error")
     assert told["test_job[terminated]"] == ("invalid", "fio was ended by signal 15")
     assert told["test_job[unanswered]"] == (
         "invalid",
