@@ -251,6 +251,9 @@ class Ports(Protocol):
     def port(self, name: str) -> socket.socket:
         """The host's end of it in this life of the machine, which closes it. ConsoleLost if the machine is off."""
 
+    def held(self, name: str) -> bool | None:
+        """Whether a process in the machine has it open; None where that is not known."""
+
 
 @runtime_checkable
 class Forwards(Protocol):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass
@@ -32,6 +33,16 @@ class OpenPorts:
                 end.close()
 
 
+def _device(port: str) -> str:
+    return f"port-{port}"
+
+
+def held(port: str, events: Iterable[Mapping[str, Any]]) -> bool | None:
+    """Whether a process in the machine has a virtio port open, by QMP's ``VSERPORT_CHANGE``; None if none of the events tells."""
+    told = [e["data"]["open"] for e in events if e["event"] == "VSERPORT_CHANGE" and e["data"]["id"] == _device(port)]
+    return bool(told[-1]) if told else None
+
+
 def open_ports(wanted: dict[str, Literal["virtio", "serial"]]) -> OpenPorts:
     """A connected pair for each port. Serial ones must be asked for last: QEMU numbers them in the order of its command line, and the
     console comes before them."""
@@ -45,7 +56,7 @@ def open_ports(wanted: dict[str, Literal["virtio", "serial"]]) -> OpenPorts:
         chardev = f"labctl-port{number}"
         opened.arguments += ["-chardev", f"socket,id={chardev},fd={its.fileno()}"]
         if kind == "virtio":
-            opened.arguments += ["-device", f"virtserialport,bus=labctl-ports.0,chardev={chardev},name={name}"]
+            opened.arguments += ["-device", f"virtserialport,bus=labctl-ports.0,chardev={chardev},name={name},id={_device(name)}"]
         else:
             opened.arguments += ["-serial", f"chardev:{chardev}"]
     return opened

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ class Qmp:
         self._sock = sock
         self._sock.setblocking(False)
         self._buffer = bytearray()
+        self._draining = threading.Lock()
         self.events: list[Mapping[str, Any]] = []
         """Events seen so far, oldest first."""
 
@@ -63,14 +65,16 @@ class Qmp:
                 return message["return"]
 
     def drain(self) -> list[Mapping[str, Any]]:
-        """Take what has arrived without waiting; returns all events so far. A closed socket is no error here."""
-        try:
-            while True:
-                message = self._message(Deadline.after(0))
-                if "event" in message:
-                    self.events.append(message)
-        except ManagementError:
-            return self.events
+        """Take what has arrived without waiting; returns all events so far. A closed socket is no error here. From any thread, while no
+        command is under way."""
+        with self._draining:
+            try:
+                while True:
+                    message = self._message(Deadline.after(0))
+                    if "event" in message:
+                        self.events.append(message)
+            except ManagementError:
+                return self.events
 
     def wait_event(
         self, name: str, deadline: Deadline, found: Callable[[Mapping[str, Any]], bool] = lambda data: True

@@ -123,6 +123,19 @@ def test_an_agent_that_is_killed_for_good_is_told_when_the_time_is_over(session:
     assert not session.up
 
 
+def test_an_agent_that_nobody_starts_again_is_not_waited_for(debian: Build, tmp_path: Path) -> None:
+    """It and its keeper are killed at once, as by `killall`: the command's own time may be minutes."""
+    kill = (
+        'for each in /proc/[0-9]*; do [ "$(readlink $each/exe)" = /usr/lib/labctl/agent ] && set -- "$@" ${each#/proc/}; done; kill -9 "$@"'
+    )
+    with machine(debian, tmp_path) as session:
+        began = time.monotonic()
+        with pytest.raises(TargetHung, match="the agent is gone, killed with what would start it again, in the middle of"):
+            session.run(f"{kill}; sleep 300", deadline=120)
+        assert time.monotonic() - began < 60
+        assert session.run("echo back").output == "back\n", "on a fresh boot"
+
+
 def test_a_machine_that_resets_itself_is_told_and_booted_anew(debian: Build, tmp_path: Path) -> None:
     """Its agent starts again with it: that is no agent that was killed."""
     with machine(debian, tmp_path) as session:

@@ -28,6 +28,8 @@ _PAUSE_S = 0.1
 """Seconds between two tries to connect to an agent that listens."""
 _SILENT_S = 1.0
 """Seconds without a byte after which an agent is not only slow to say what a command has said."""
+_GONE_S = 10.0
+"""Seconds that an agent may take to come back once its port was closed in the machine: the machine may have been reset, and boot."""
 _CRASHES = [Pattern(regex, literal) for regex, literal in CRASHES]
 
 
@@ -49,6 +51,8 @@ class Agent:
     port: Port = 7007
 
     _client: AgentClient | None = field(default=None, init=False)
+    _gone: Deadline | None = field(default=None, init=False)
+    """When it will have been gone for too long; None while somebody holds its port."""
 
     def __post_init__(self) -> None:
         if self.ports is not None and self.channel != "tcp":
@@ -210,6 +214,12 @@ class Agent:
     def _look(self, crashes: Watch, what: str, said: int) -> None:
         if any(self._is_fatal(match.end) for match in crashes.pending()):
             raise self._hung(f"the kernel crashed in the middle of {what}", said)
+        if self.ports is None or self.channel != "virtio" or self.ports.held(self.name) is not False:
+            self._gone = None
+        elif self._gone is None:
+            self._gone = Deadline.after(_GONE_S)
+        elif self._gone.expired:
+            raise self._hung(f"the agent is gone, killed with what would start it again, in the middle of {what}", said)
 
     def _is_fatal(self, end: int) -> bool:
         crash = find_crash(self.transcript.read(max(0, end - (1 << 16)), end + (1 << 10)))

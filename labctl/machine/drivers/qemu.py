@@ -42,7 +42,7 @@ from labctl.machine.qemumachine import (
     refused,
     virtualizes,
 )
-from labctl.machine.qemuports import OpenPorts, open_ports
+from labctl.machine.qemuports import OpenPorts, held, open_ports
 from labctl.machine.qmp import Qmp
 from labctl.machine.reader import Reader
 from labctl.machine.serialline import SerialLine, by_pipes, by_socket
@@ -413,6 +413,9 @@ class Qemu:
         if self._process is None or self._process.child.status is not None:
             raise ConsoleLost(f"the machine is off: its port {name} is not there", target=self.context.target.name)
         return self._process.ports.host[name]
+
+    def held(self, name: str) -> bool | None:
+        return None if self._process is None else held(name, self._process.qmp.drain())
 
     # --- Forwards
 
