@@ -10,11 +10,16 @@ import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from labctl.histogram import Histogram
 from labctl.judge.density import HEALTHY, OF_VMS
+from labctl.judge.promise import judge
+from labctl.judge.summary import summarise
 from labctl.judge.vms import ISOLATION
 from labctl.model import Cell, Channel, Direction, Milestone, Outcome
+from labctl.report.beside import Beside
+from labctl.report.suites import suites
 from labctl.result import Attempt, CellResult, Distribution, LeftOut, RunResult, Sample, TestResult
 from labctl.store.reader import end_record
 from labctl.store.records import document
@@ -145,16 +150,27 @@ PROMISES = {
     "network.rtt p99": {"limit": "<= 1 ms", "tags": [], "gate": False},
     "uptime.availability": {"limit": ">= 99.99 %", "tags": [], "gate": False},
     "vm.density": {"limit": ">= 200", "tags": [], "gate": True},
+    "storage.iops median pattern=randread qd=32": {"limit": ">= 100000", "tags": [], "gate": False},
+    "storage.latency p99.9 pattern=read qd=1": {"limit": "<= 50 us", "tags": [], "gate": False},
+    "storage.latency max pattern=read qd=1": {"limit": "<= 1 s", "tags": [], "gate": False},
+    "memory.available": {"limit": ">= 512 MiB", "tags": [], "gate": True},
+    "uptime.gap max": {"limit": "<= 5 s", "tags": [], "gate": False},
 }
 
 
+def of_suites(run: RunResult) -> dict[str, Any]:
+    """What the page shows of the suites."""
+    judged = judge([run])
+    return suites(run, summarise(run), judged, Beside(judged))
+
+
 def suites_run(folder: Path, *, seed: int = 5, repeat: int = 3) -> RunResult:
-    """What the suites for storage, network and endurance record, beside boots, of builds with promises."""
+    """What the suites for memory, storage, network and endurance record, beside boots, of builds with promises."""
     chance = random.Random(seed)
     cells, began = list(ordinary_run(folder).cells), START + 60
     for build, (_, factor) in BUILDS.items():
         for repetition in range(1, repeat + 1):
-            for suite, record in (("storage", _storage), ("network", _network), ("soak", _soak)):
+            for suite, record in (("memory", _memory), ("storage", _storage), ("network", _network), ("soak", _soak)):
                 cell = Cell(build, "qemu-2c-1g", suite, repeat=repetition)
                 samples, distributions = record(factor, chance)
                 tests = (TestResult("test_it", Outcome.PASS, 60.0),)
@@ -306,6 +322,14 @@ def _vms(factor: float, chance: random.Random) -> tuple[tuple[Sample, ...], tupl
     found.append(_sample("restart.time", 0.6 * factor, "s", Direction.LOWER, "test_vm.py::test_restart_38", chance))
     beats = Histogram.of(0.1 * chance.lognormvariate(0, 0.01) for _ in range(3000))
     return tuple(found), (Distribution("vm.beat_gap", beats, "s", Direction.LOWER, Channel.WALL, test, {"guest": "tiny"}),)
+
+
+def _memory(factor: float, chance: random.Random) -> tuple[tuple[Sample, ...], tuple[Distribution, ...]]:
+    total = (1 << 30) - 43_000_000
+    return (
+        _sample("memory.total", total, "B", Direction.HIGHER, "test_it", chance),
+        _sample("memory.available", round((total - 9e7) / factor) + chance.randrange(1 << 20), "B", Direction.HIGHER, "test_it", chance),
+    ), ()  # fmt: skip
 
 
 def _storage(factor: float, chance: random.Random) -> tuple[tuple[Sample, ...], tuple[Distribution, ...]]:

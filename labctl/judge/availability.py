@@ -86,7 +86,12 @@ def availability(uptime: Uptime) -> Availability | None:
 
 
 def uptimes(runs: Iterable[RunResult]) -> dict[tuple[str, str], Uptime]:
-    """What the runs recorded, by build and target.
+    """What the runs recorded, by build and target: the sum of all `soaks`."""
+    return {key: Uptime.merged(parts) for key, parts in soaks(runs).items()}
+
+
+def soaks(runs: Iterable[RunResult]) -> dict[tuple[str, str], tuple[Uptime, ...]]:
+    """What each attempt recorded, by build and target; at least one for each that is there.
 
     The samples of failed tests count too: a soak in which the machine dies is a failed test, and leaving it out would leave out the
     failure. Only where the lab was at fault, or a measurement invalid, nothing is believed.
@@ -95,7 +100,7 @@ def uptimes(runs: Iterable[RunResult]) -> dict[tuple[str, str], Uptime]:
     for run in runs:
         for result in run.cells:
             found.setdefault((result.cell.build, result.cell.target), []).extend(_of_cell(result))
-    return {key: Uptime.merged(parts) for key, parts in found.items() if parts}
+    return {key: tuple(parts) for key, parts in found.items() if parts}
 
 
 def _of_cell(result: CellResult) -> Iterable[Uptime]:

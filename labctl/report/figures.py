@@ -13,6 +13,7 @@ from typing import Any
 
 from labctl.judge.summary import BootSummary, GroupSummary
 from labctl.model import Channel, Direction, Milestone
+from labctl.promise import Promise
 from labctl.report.printable import one_line
 from labctl.report.quantity import natural, scale
 
@@ -25,6 +26,8 @@ POINTS = 16_000
 """Points that all charts of a page draw together."""
 _ROW = 30  # pixels
 _MARGIN = 92  # pixels above and below the rows
+_FAR = 3
+"""Times the largest sample: a wider axis would leave the samples no room."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,10 @@ class _Rows:
         }
 
 
-def samples_chart(label: str, groups: Sequence[GroupSummary], points: int) -> Chart:
+def samples_chart(label: str, groups: Sequence[GroupSummary], points: int, promises: Sequence[Promise] = ()) -> Chart:
     """Every sample as a point, the middle half as a bar behind them, the median as a line. All groups are of one metric, channel and unit.
+
+    A promise is an upright line across all rows, or a note where it lies too far away to be drawn with the samples.
 
     Draws about ``points`` points: of a larger group evenly by rank, both ends kept.
     """
@@ -158,9 +163,31 @@ def samples_chart(label: str, groups: Sequence[GroupSummary], points: int) -> Ch
                 "meta": role,
             }
         )
+    lowest, highest = min(keyed[key].spread.minimum for key in keys), max(keyed[key].spread.maximum for key in keys)
+    for promise in promises:
+        told = f"promised: {promise.name} {promise.asked}"
+        size = max(abs(lowest), abs(highest))
+        if not size or max(highest, promise.limit) - min(lowest, promise.limit) <= _FAR * size:
+            data.append(_limit(plotly_text(told), promise.limit / by, len(rows.labels), unit))
+        else:
+            notes.append(f"{one_line(told, 120)}, which is too far from these samples to be drawn.")
     return Chart(
         label, {"data": data, "layout": _layout(rows, f"{plotly_text(first.metric)}, {unit}".rstrip(", "))}, rows.height, tuple(notes)
     )
+
+
+def _limit(name: str, at: float, rows: int, unit: str) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": [rounded(at)] * 2,
+        "y": [-0.6, rows - 0.4],
+        "line": {"width": 2, "dash": "dash"},
+        "hovertemplate": f"%{{x:.5~g}} {unit}<extra>{name}</extra>",
+        "showlegend": True,
+        "meta": {"role": "fail"},
+    }
 
 
 def milestones_chart(boots: Sequence[BootSummary]) -> Chart:

@@ -12,6 +12,8 @@ from labctl.report.printable import one_line
 from labctl.report.quantity import natural, percent, quantity
 
 _ORDER = (Verdict.BROKEN, Verdict.UNDECIDED, Verdict.KEPT, Verdict.NOT_MEASURED)
+_MANY = 9
+"""From ten times the limit on nobody reads a share of it."""
 ICONS = {Verdict.BROKEN: "fail", Verdict.UNDECIDED: "invalid", Verdict.KEPT: "pass", Verdict.NOT_MEASURED: "skip"}
 """Each verdict looks like an outcome that people know."""
 
@@ -36,6 +38,11 @@ class Told:
 
 
 def told(judged: Sequence[Judged]) -> list[Told]:
+    """In words, in the order of `ranked`."""
+    return [words for _, words in ranked(judged)]
+
+
+def ranked(judged: Sequence[Judged]) -> list[tuple[Judged, Told]]:
     """The worst first: of a verdict those that have a gate, then those that are farthest beyond their limit."""
 
     def rank(one: Judged) -> tuple[object, ...]:
@@ -43,7 +50,7 @@ def told(judged: Sequence[Judged]) -> list[Told]:
         where = natural(one.build), one.promise.name, natural(one.target), one.params
         return (_ORDER.index(one.verdict), not one.promise.gate, margin, *where)
 
-    return [_told(one) for one in sorted(judged, key=rank)]
+    return [(one, _told(one)) for one in sorted(judged, key=rank)]
 
 
 def _told(one: Judged) -> Told:
@@ -62,11 +69,18 @@ def _told(one: Judged) -> Told:
         one_line(one.promise.asked, 40),
         "" if one.value is None else said(one.value),
         f"{said(one.low)} – {said(one.high)}" if bounded else "",
-        "" if one.margin is None else f"{one.margin + 0.0:+.0%}".replace("-0%", "0%").replace("+0%", "0%").replace("-", "−"),
+        "" if one.margin is None else _margin(one.margin),
         _counted(one),
         one_line(one.reason, 120),
         one.promise.gate,
     )
+
+
+def _margin(margin: float) -> str:
+    """``+72 %`` of the limit is left, ``−40 %`` too much; far beyond it how many times the limit."""
+    if margin <= -_MANY:
+        return f"× {1 - margin:,.0f}" if margin > -1e15 else f"× {1 - margin:.3g}"
+    return f"{margin + 0.0:+.0%}".replace("-0%", "0%").replace("+0%", "0%").replace("-", "−").replace("%", " %")
 
 
 def _counted(one: Judged) -> str:

@@ -1,4 +1,4 @@
-"""What the suites for storage, network, endurance and hypervisors measured, arranged for the page under the names of docs/suites.md.
+"""What the suites measured, arranged for the page under the names of docs/suites.md.
 
 Reads, never computes: figures come from `labctl.judge`.
 """
@@ -8,29 +8,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from labctl.judge.availability import availability, uptimes
+from labctl.judge.availability import FAILURES, GAP, SECONDS, Uptime, availability, soaks, uptimes
 from labctl.judge.density import curves as density_curves
 from labctl.judge.distribution import Merged, merge
-from labctl.judge.promise import Judged, judge
-from labctl.judge.summary import GroupSummary, Summary
+from labctl.judge.promise import Judged
+from labctl.judge.summary import Summary
 from labctl.judge.vms import observed
 from labctl.model import Channel
 from labctl.promise import AVAILABILITY, Promise
-from labctl.report import density, vms
+from labctl.report import density, vms, workloads
+from labctl.report.beside import Beside
 from labctl.report.curves import NINES, curve_chart
 from labctl.report.figures import Chart
+from labctl.report.memory import OF_TARGET, memory
 from labctl.report.order import duration
 from labctl.report.printable import one_line
 from labctl.report.promises import told
-from labctl.report.quantity import natural, number, percent, quantity, scale
+from labctl.report.quantity import natural, percent, quantity
+from labctl.report.workloads import Params, by_workload
 from labctl.result import RunResult
 
-IOPS = "storage.iops"
-BANDWIDTH = "storage.bandwidth"
-LATENCY = "storage.latency"
 MOST_PROMISES = 200
-MOST_STORAGE = 12
-MOST_STORAGE_ROWS = 100
 MOST_CURVES = 24
 MOST_CURVE_ROWS = 60
 MOST_SAMPLES = 8
@@ -38,23 +36,19 @@ MOST_SAMPLES = 8
 MOST_UPTIMES = 100
 MOST_DENSITIES = 100
 MOST_NEIGHBOURS = 20
-_NO_DECIMALS = 1000
 
 Shown = Mapping[str, Any]
-_Params = tuple[tuple[str, str], ...]
 
 
-def suites(run: RunResult, summary: Summary) -> dict[str, Any]:
+def suites(run: RunResult, summary: Summary, judged: Sequence[Judged], beside: Beside) -> dict[str, Any]:
     """What the template of the suites shows, each a list and how many more there are; nothing in it is HTML."""
-    judged = judge([run])
     merged = merge([run])
     promises = told(judged)
-    storage = _storage(summary, merged)
-    curves = _curves(merged, judged)
-    ups = _uptimes(run, judged)
+    curves = _curves(merged, beside)
+    ups = _uptimes(run, judged, beside)
     densities = density.told(run, density_curves([run]))
     seen = observed(summary.groups, merged)
-    machines, beside = vms.table(seen), vms.neighbours(seen)
+    machines, neighbours = vms.table(seen, beside), vms.neighbours(seen)
     return {
         "promises": promises[:MOST_PROMISES],
         "promises_more": max(0, len(promises) - MOST_PROMISES),
@@ -62,10 +56,12 @@ def suites(run: RunResult, summary: Summary) -> dict[str, Any]:
         "density_more": max(0, len(densities) - MOST_DENSITIES),
         "vms": machines[: vms.MOST_ROWS],
         "vms_more": max(0, len(machines) - vms.MOST_ROWS),
-        "neighbours": beside[:MOST_NEIGHBOURS],
-        "neighbours_more": max(0, len(beside) - MOST_NEIGHBOURS),
-        "storage": storage[:MOST_STORAGE],
-        "storage_more": max(0, len(storage) - MOST_STORAGE),
+        "neighbours": neighbours[:MOST_NEIGHBOURS],
+        "neighbours_more": max(0, len(neighbours) - MOST_NEIGHBOURS),
+        "storage": workloads.tables(workloads.STORAGE, summary, merged, beside),
+        "network": workloads.tables(workloads.NETWORK, summary, merged, beside),
+        "memory": memory(run, summary, beside),
+        "memory_heads": list(OF_TARGET.values()),
         "curves": curves[:MOST_CURVES],
         "curves_more": max(0, len(curves) - MOST_CURVES),
         "uptimes": ups[:MOST_UPTIMES],
@@ -73,86 +69,16 @@ def suites(run: RunResult, summary: Summary) -> dict[str, Any]:
     }
 
 
-# --- storage ----------------------------------------------------------------------------------------------------------
-
-
-def _storage(summary: Summary, merged: Sequence[Merged]) -> list[Shown]:
-    """A table for each disk of each target and channel: pattern, size of a block and queue depth down, what was reached across."""
-    found: dict[tuple[str, str, Channel], dict[tuple[_Params, str, str], dict[str, Any]]] = {}
-    recorded: list[GroupSummary | Merged] = [summed for summed in summary.groups if summed.group.metric in (IOPS, BANDWIDTH)]
-    recorded += (one for one in merged if one.group.metric == LATENCY)
-    for one in recorded:
-        g = one.group
-        table = found.setdefault((g.target, dict(g.params).get("disk", ""), g.channel), {})
-        table.setdefault((g.params, g.build, g.suite), {})[g.metric] = one
-    return [
-        {
-            "target": one_line(target, 60),
-            "disk": one_line(disk, 60),
-            "channel": channel,
-            "rows": [_storage_row(key, rows[key]) for key in sorted(rows, key=_workload)[:MOST_STORAGE_ROWS]],
-            "more": max(0, len(rows) - MOST_STORAGE_ROWS),
-        }
-        for (target, disk, channel), rows in sorted(found.items(), key=lambda item: (natural(item[0][0]), natural(item[0][1]), item[0][2]))
-    ]
-
-
-def _workload(key: tuple[_Params, str, str]) -> tuple[object, ...]:
-    """Patterns by name, blocks and queue depths as people count."""
-    params, build, suite = key
-    of = dict(params)
-    return (of.get("pattern", ""), natural(of.get("bs", "")), natural(of.get("qd", "")), params, natural(build), suite)
-
-
-def _storage_row(key: tuple[_Params, str, str], row: Mapping[str, Any]) -> Shown:
-    params, build, _ = key
-    of = dict(params)
-    known = ("pattern", "bs", "qd", "disk")
-    latency = row.get(LATENCY)
-    histogram = latency.histogram if isinstance(latency, Merged) else None
-    unit = latency.group.unit if isinstance(latency, Merged) else ""
-    return {
-        **{name: one_line(of.get(name, "–"), 40) for name in known[:3]},
-        "other": one_line(" ".join(f"{name}={value}" for name, value in params if name not in known), 80),
-        "build": one_line(build, 60),
-        "iops": _spread(row.get(IOPS)),
-        "bandwidth": _spread(row.get(BANDWIDTH)),
-        "latency": [quantity(histogram.quantile(part), unit) for part in (0.5, 0.99, 0.999)] if histogram else [],
-    }
-
-
-def _spread(summed: object) -> Shown | None:
-    """Median and every sample, in one unit; the range where not all of them can be told. Of counted figures that differ no median."""
-    if not isinstance(summed, GroupSummary):
-        return None
-    unit, s = summed.group.unit, summed.spread
-    by, name = (1.0, "") if unit == "1/s" else scale(s.median, unit)  # of requests the unit stands in the head of the table
-    counted = summed.reading
-    differ = counted is not None and counted.value is None
-    each = [_short(sample.value / by) for sample in summed.samples] if s.count > 1 else []
-    return {
-        "median": "nondeterministic" if differ else f"{_short(s.median / by)} {name}".rstrip(),
-        "samples": each[:MOST_SAMPLES],
-        "range": f"{_short(s.minimum / by)} – {_short(s.maximum / by)}" if len(each) > MOST_SAMPLES else "",
-        "more": max(0, len(each) - MOST_SAMPLES),
-    }
-
-
-def _short(value: float) -> str:
-    """Nobody needs the decimals of ten thousand requests a second."""
-    return number(round(value) if abs(value) >= _NO_DECIMALS else value)
-
-
 # --- latency ----------------------------------------------------------------------------------------------------------
 
 
-def _curves(merged: Sequence[Merged], judged: Sequence[Judged]) -> list[Shown]:
+def _curves(merged: Sequence[Merged], beside: Beside) -> list[Shown]:
     """A chart for each metric with one set of parameters, in one unit and channel: what may be compared stands in one."""
-    found: dict[tuple[str, _Params, str, Channel], list[Merged]] = {}
+    found: dict[tuple[str, Params, str, Channel], list[Merged]] = {}
     for one in merged:
         g = one.group
         found.setdefault((g.metric, g.params, g.unit, g.channel), []).append(one)
-    keys = sorted(found, key=lambda key: (key[0], key[3], _workload((key[1], "", "")), key[2]))
+    keys = sorted(found, key=lambda key: (key[0], key[3], by_workload(key[1]), key[2]))
     curves: list[Shown] = []
     for index, key in enumerate(keys):
         metric, params, unit, channel = key
@@ -160,30 +86,26 @@ def _curves(merged: Sequence[Merged], judged: Sequence[Judged]) -> list[Shown]:
         label = one_line(" ".join(words), 120)
         series = sorted(found[key], key=lambda m: (natural(m.group.target), natural(m.group.build), m.group.suite))
         drawn = index < MOST_CURVES
-        chart = curve_chart(label, series, _promised(judged, key)) if drawn else Chart(label, {}, 0)
+        chart = curve_chart(label, series, _above_zero(beside, series)) if drawn else Chart(label, {}, 0)
+        rows = [_curve_row(one, unit, beside) for one in series[:MOST_CURVE_ROWS]] if drawn else []
         curves.append(
             {
                 "label": label,
                 "chart": chart,
-                "rows": [_curve_row(one, unit) for one in series[:MOST_CURVE_ROWS]] if drawn else [],
+                "rows": rows,
+                "held": any(row["held"] for row in rows),
                 "more": max(0, len(series) - MOST_CURVE_ROWS),
             }
         )
     return curves
 
 
-def _promised(judged: Iterable[Judged], key: tuple[str, _Params, str, Channel]) -> list[Promise]:
-    """The promises that speak of these curves, each once though several builds are held to it."""
-    metric, params, unit, channel = key
-    found: list[Promise] = []
-    for one in judged:
-        same = one.promise.metric == metric and one.promise.unit == unit and one.params == params and channel is Channel.WALL
-        if same and one.target and one.promise.limit > 0 and one.promise not in found:
-            found.append(one.promise)
-    return found[:4]
+def _above_zero(beside: Beside, series: Iterable[Merged]) -> list[Promise]:
+    """What can be drawn on a logarithmic axis of the promises that these curves are held to."""
+    return [one for one in beside.promises(merged.group for merged in series) if one.limit > 0]
 
 
-def _curve_row(one: Merged, unit: str) -> Shown:
+def _curve_row(one: Merged, unit: str, beside: Beside) -> Shown:
     g, h = one.group, one.histogram
     return {
         "target": one_line(g.target, 60),
@@ -193,6 +115,7 @@ def _curve_row(one: Merged, unit: str) -> Shown:
         "parts": len(one.parts),
         "at": [quantity(h.quantile(part), unit) if h.count * (1 - part) >= 1 - 1e-9 else "–" for part in NINES],
         "max": quantity(h.high, unit),
+        "held": beside.of(g),
         "singles": [quantity(part.histogram.quantile(0.99), unit) for part in one.parts[:MOST_SAMPLES]] if len(one.parts) > 1 else [],
         "singles_more": max(0, len(one.parts) - MOST_SAMPLES),
     }
@@ -201,7 +124,8 @@ def _curve_row(one: Merged, unit: str) -> Shown:
 # --- endurance --------------------------------------------------------------------------------------------------------
 
 
-def _uptimes(run: RunResult, judged: Sequence[Judged]) -> list[Shown]:
+def _uptimes(run: RunResult, judged: Sequence[Judged], beside: Beside) -> list[Shown]:
+    single = soaks([run])
     promised = {(j.build, j.target): j for j in judged if j.promise.metric == AVAILABILITY}
     rows: list[Shown] = []
     for (build, target), up in sorted(uptimes([run]).items(), key=lambda item: (natural(item[0][1]), natural(item[0][0]))):
@@ -221,6 +145,8 @@ def _uptimes(run: RunResult, judged: Sequence[Judged]) -> list[Shown]:
                 "soaks": up.soaks,
                 "failures": up.failures,
                 "gap": quantity(up.gap, "s") if up.gap else "–",
+                "singles": _singles(single[build, target]),
+                "held": {metric.rpartition(".")[2]: beside.of_metric(metric, build, target) for metric in (SECONDS, FAILURES, GAP)},
                 "value": percent(found.value) if found else "–",
                 "bounds": f"{percent(found.low)} – {percent(found.high)}" if found else "–",
                 "mtbf": f"≥ {duration(found.mtbf_low)}" if found else "–",
@@ -230,3 +156,9 @@ def _uptimes(run: RunResult, judged: Sequence[Judged]) -> list[Shown]:
             }
         )
     return rows
+
+
+def _singles(parts: Sequence[Uptime]) -> Shown:
+    """Of several soaks the time under load and the worst gap of each."""
+    told = [f"{duration(part.seconds)}, gap {quantity(part.gap, 's')}" for part in parts[:MOST_SAMPLES]] if len(parts) > 1 else []
+    return {"each": told, "more": max(0, len(parts) - MOST_SAMPLES)}

@@ -11,13 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 from urllib.parse import quote
 
-from labctl.judge.density import OF_VMS, VMS
+from labctl.judge.promise import judge
 from labctl.judge.summary import (
     BootSummary,
-    GroupSummary,
     KernelPhase,
     Summary,
     TestSummary,
@@ -30,11 +29,14 @@ from labctl.judge.summary import (
 )
 from labctl.model import Channel, Milestone, Outcome
 from labctl.report import machine
-from labctl.report.figures import POINTS, Chart, milestones_chart, samples_chart
+from labctl.report.beside import Beside
+from labctl.report.figures import milestones_chart
+from labctl.report.measurements import between, measurements
 from labctl.report.order import BAD, counts, duration, failing_attempt, failures, moment, open_cells, sentence, speaking_test, unended
 from labctl.report.past import Past
 from labctl.report.printable import excerpt, one_line
 from labctl.report.quantity import natural, quantity
+from labctl.report.some import Some
 from labctl.report.stories import told
 from labctl.report.suites import suites
 from labctl.result import Attempt, CellResult, Reused, RunResult, TestResult
@@ -47,9 +49,6 @@ MOST_LISTED = 200
 MOST_ROWS = 30
 MOST_COLUMNS = 20
 MOST_TABLES = 12
-MOST_CHARTS = 16
-MOST_SERIES = 240
-"""Rows of all tables of samples together."""
 MOST_PHASES = 6
 SLOWEST = 10
 EXCERPT_LINES = 60
@@ -60,21 +59,7 @@ MOST_KEPT = 100
 """Files kept by tests that the page leads to by itself."""
 BESIDE = ("samples.csv", "histograms.csv", "junit.xml")
 
-T = TypeVar("T")
 Shown = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Some(Generic[T]):
-    """The beginning of a list, and how many more there are."""
-
-    items: Sequence[T]
-    more: int = 0
-
-    @classmethod
-    def of(cls, items: Iterable[T], most: int) -> Some[T]:
-        everything = list(items)
-        return cls(everything[:most], max(0, len(everything) - most))
 
 
 def page(run: RunResult, out: Path, raw_base: str) -> dict[str, Any]:
@@ -85,7 +70,8 @@ def page(run: RunResult, out: Path, raw_base: str) -> dict[str, Any]:
     anchors = {id(result): f"cell-{i}" for i, result in enumerate(bad[:MOST_TOLD], 1)}
     flaky = [result for result in run.cells if result.outcome is Outcome.FLAKY]
     anchors |= {id(result): f"flaky-{i}" for i, result in enumerate(flaky[:MOST_LISTED], 1)}
-    series = list(_series(summary))
+    judged = judge([run])
+    beside = Beside(judged)
     links = _Links(run.folder, raw_base)
     past = Past.of(run)
     return {
@@ -105,9 +91,8 @@ def page(run: RunResult, out: Path, raw_base: str) -> dict[str, Any]:
         "flaky": [_story(result, anchors[id(result)], links) for result in flaky[:MOST_LISTED]],
         "flaky_more": max(0, len(flaky) - MOST_LISTED),
         "matrices": Some.of(_matrices(run, anchors), MOST_TABLES),
-        "charts": Some.of(_charts(series), MOST_CHARTS),
-        "tables": _tables(series),
-        "suites": suites(run, summary),
+        **measurements(summary, beside),
+        "suites": suites(run, summary, judged, beside),
         "untrusted": summary.untrusted,
         "sharing": _sharing(run, summary),
         "boots": [_boots(channel, list(of)) for channel, of in groupby(boots, key=lambda b: b.channel)],
@@ -307,66 +292,6 @@ def _skips(run: RunResult) -> list[tuple[str, str, int]]:
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
-def _series(summary: Summary) -> Iterator[tuple[str, list[GroupSummary]]]:
-    """What may stand in one chart: one metric with one set of parameters, of one suite, in one channel and unit. Boot times come first."""
-    several: dict[tuple[object, ...], set[str]] = {}
-    found: dict[tuple[Any, ...], list[GroupSummary]] = {}
-    for summed in summary.groups:
-        g = summed.group
-        if g.metric in OF_VMS and any(name == VMS for name, _ in g.params):
-            continue  # a figure for each VM: they are points of one curve
-        several.setdefault((g.metric, g.params), set()).add(g.suite)
-        found.setdefault((g.metric, g.params, g.suite, g.channel, g.unit, g.direction), []).append(summed)
-    for key in sorted(found, key=lambda k: (_interest(k[0]), k[3] is not Channel.WALL, natural(k[0]), _by_milestone(k[1]), k[2:])):
-        metric, params, suite, channel, *_ = key
-        words = [metric, *(f"{name}={value}" for name, value in params)]
-        if len(several[metric, params]) > 1:
-            words.append(f"in {suite}")
-        if channel is not Channel.WALL:
-            words.append(f"({channel})")
-        yield one_line(" ".join(words), 120), sorted(found[key], key=lambda s: (natural(s.group.target), natural(s.group.build)))
-
-
-def _interest(metric: str) -> int:
-    return 0 if metric.startswith("boot") and "ready" in metric else 1 if metric.startswith("boot") else 2
-
-
-def _by_milestone(params: Sequence[tuple[str, str]]) -> tuple[object, ...]:
-    """Milestones in the order in which a boot reaches them, other parameters by their text."""
-    order = list(Milestone)
-    return tuple((name, order.index(Milestone(value)) if value in order else len(order), value) for name, value in params)
-
-
-def _charts(series: Sequence[tuple[str, list[GroupSummary]]]) -> list[Chart]:
-    """Beyond the most that a page shows they are counted, not drawn."""
-    points = POINTS // max(1, min(len(series), MOST_CHARTS))
-    drawn = [samples_chart(label, groups, points) for label, groups in series[:MOST_CHARTS]]
-    return drawn + [Chart(label, {}, 0) for label, _ in series[MOST_CHARTS:]]
-
-
-def _tables(series: Sequence[tuple[str, list[GroupSummary]]]) -> Some[Shown]:
-    most = max(8, MOST_SERIES // max(1, min(len(series), MOST_CHARTS)))
-    return Some.of(({"label": label, "rows": Some.of(map(_row, groups), most)} for label, groups in series[:MOST_LISTED]), MOST_CHARTS)
-
-
-def _row(summed: GroupSummary) -> Shown:
-    g, s = summed.group, summed.spread
-    load = summed.conditions.get("load1")
-    shown = {"target": g.target, "build": g.build, "count": s.count, "load": "not known" if load is None else _between(*load)}
-    if (counted := summed.reading) is not None:
-        # A mean or a median of counts that differ would be a figure of neither boot.
-        exact = counted.agreement.value if counted.value is None else quantity(counted.value, g.unit)
-        told = f"{quantity(counted.low, g.unit)} – {quantity(counted.high, g.unit)}" if counted.value is None else counted.agreement.value
-        return {**shown, "median": exact, "quartiles": "–", "range": told, "mad": "–"}
-    return {
-        **shown,
-        "median": quantity(s.median, g.unit),
-        "quartiles": f"{quantity(s.lower_quartile, g.unit)} – {quantity(s.upper_quartile, g.unit)}",
-        "range": f"{quantity(s.minimum, g.unit)} – {quantity(s.maximum, g.unit)}",
-        "mad": quantity(s.mad, g.unit),
-    }
-
-
 def _sharing(run: RunResult, summary: Summary) -> str:
     """How far the figures of real time may be trusted, said beside them."""
     wall = [g for g in summary.groups if g.group.channel is Channel.WALL]
@@ -378,20 +303,15 @@ def _sharing(run: RunResult, summary: Summary) -> str:
     told += f" on {cores} cores" if cores.isdigit() else ""
     ranges = overall(wall)
     if "load1" in ranges:
-        told += f"; host load was {_between(*ranges['load1'])}"
+        told += f"; host load was {between(*ranges['load1'])}"
     if ranges.get("steal", (0, 0))[1] > 0:
         told += f", up to {ranges['steal'][1]:.1%} of the CPU's time was taken by other virtual machines"
     if "cpu_pressure" in ranges:
-        told += f", CPU pressure {_between(*ranges['cpu_pressure'])} %"
+        told += f", CPU pressure {between(*ranges['cpu_pressure'])} %"
     told += ". "
     if most > 1:
         told += "Samples taken in parallel slow each other down: compare series of this run with each other, not with another run's."
     return told
-
-
-def _between(low: float, high: float) -> str:
-    first, last = f"{low:.2f}".rstrip("0").rstrip("."), f"{high:.2f}".rstrip("0").rstrip(".")
-    return first if first == last else f"{first} to {last}"
 
 
 def _boots(channel: Channel, boots: list[BootSummary]) -> Shown:

@@ -7,6 +7,7 @@ from typing import Any
 
 from labctl.judge.vms import ISOLATION, Observed, isolation
 from labctl.model import Channel
+from labctl.report.beside import Beside
 from labctl.report.printable import one_line
 from labctl.report.quantity import number, quantity, scale
 
@@ -29,9 +30,9 @@ _P90_FROM, _P99_FROM = 10, 100
 Shown = Mapping[str, Any]
 
 
-def table(found: Sequence[Observed]) -> list[Shown]:
+def table(found: Sequence[Observed], beside: Beside) -> list[Shown]:
     """A row a series; isolation has a table of its own."""
-    return [_row(one) for one in found if one.group.metric != ISOLATION]
+    return [_row(one, beside) for one in found if one.group.metric != ISOLATION]
 
 
 def neighbours(found: Sequence[Observed]) -> list[Shown]:
@@ -55,7 +56,7 @@ def neighbours(found: Sequence[Observed]) -> list[Shown]:
     ]
 
 
-def _row(one: Observed) -> Shown:
+def _row(one: Observed, beside: Beside) -> Shown:
     g = one.group
     unit = _UNITS.get(g.metric, g.unit)
     by, _ = scale(one.median, unit)
@@ -72,4 +73,5 @@ def _row(one: Observed) -> Shown:
         "p99": quantity(one.p99, unit) if one.count >= _P99_FROM else "–",
         "high": quantity(one.high, unit),
         "each": each,
+        "held": beside.of(g),
     }

@@ -20,11 +20,10 @@ from labctl.judge.vms import ISOLATION, METRICS, isolation, observed
 from labctl.model import Outcome
 from labctl.report.density import MOST_POINTS, told
 from labctl.report.html import write_html
-from labctl.report.suites import suites
 from labctl.report.text import as_json, show
 from labctl.report.view import page
 from labctl.result import RunResult
-from tests.report_runs import hostile_run, hypervisor_run, ordinary_run
+from tests.report_runs import hostile_run, hypervisor_run, of_suites, ordinary_run
 
 FOLDER = Path("/nowhere")
 
@@ -36,7 +35,7 @@ def run() -> RunResult:
 
 @pytest.fixture(scope="module")
 def shown(run: RunResult) -> dict[str, Any]:
-    return suites(run, summarise(run))
+    return of_suites(run)
 
 
 def names(curve: dict[str, Any]) -> list[str]:
@@ -123,6 +122,7 @@ def test_what_vms_were_measured_by_is_told_with_percentiles_or_each_sample(shown
     fps = rows["desktop.fps", "debian-kvm", "hv-2c-2g"]
     assert len(fps["each"]) == 5
     assert fps["median"].endswith(" fps")
+    assert [held.asked for held in fps["held"]] == ["each >= 60 fps"]
 
 
 def test_neighbours_are_held_against_the_vm_alone(run: RunResult, shown: dict[str, Any]) -> None:
@@ -167,7 +167,7 @@ def test_the_terminal_and_json_tell_the_curves(run: RunResult) -> None:
 
 def test_a_run_without_vms_has_none_of_it(tmp_path: Path) -> None:
     run = ordinary_run(FOLDER)
-    found = suites(run, summarise(run))
+    found = of_suites(run)
     assert (found["density"], found["vms"], found["neighbours"]) == ([], [], [])
     text = write_html(run, tmp_path / "report.html").read_text()
     assert 'id="density"' not in text
@@ -180,7 +180,7 @@ def test_hostile_figures_upset_nothing(tmp_path: Path) -> None:
         run,
         cells=tuple(replace(c, attempts=tuple(replace(a, tests=(), outcome=Outcome.PASS) for a in c.attempts)) for c in run.cells),
     )
-    found = suites(hostile, summarise(hostile))
+    found = of_suites(hostile)
     assert found["density"]
     assert found["vms"]
     json.dumps([curve["chart"].figure for curve in found["density"]], allow_nan=False)

@@ -25,10 +25,11 @@ from labctl.report.curves import MOST_LINES, curve_chart
 from labctl.report.html import write_html
 from labctl.report.promises import told
 from labctl.report.quantity import percent, quantity
-from labctl.report.suites import MOST_CURVES, suites
+from labctl.report.suites import MOST_CURVES
 from labctl.report.text import show
+from labctl.report.view import page
 from labctl.result import Distribution, RunResult
-from tests.report_runs import hostile_run, large_run, ordinary_run, suites_run
+from tests.report_runs import hostile_run, large_run, of_suites, ordinary_run, suites_run
 
 FOLDER = Path("/nowhere")
 FIO = Path(__file__).parents[1] / "data" / "fio"
@@ -41,7 +42,7 @@ def run() -> RunResult:
 
 @pytest.fixture(scope="module")
 def shown(run: RunResult) -> dict[str, Any]:
-    return suites(run, summarise(run))
+    return of_suites(run)
 
 
 def series(run: RunResult, metric: str) -> list[Any]:
@@ -53,8 +54,9 @@ def lines(figure: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_storage_is_told_by_pattern_and_queue_depth_with_every_sample(run: RunResult, shown: dict[str, Any]) -> None:
-    (table,) = shown["storage"]
-    rows = [(r["pattern"], r["qd"], r["build"]) for r in table["rows"]]
+    (table,) = shown["storage"].items
+    assert table["axes"] == ["Pattern", "Block", "QD"]
+    rows = [(r["axes"][0], r["axes"][2], r["build"]) for r in table["rows"].items]
     assert rows[:4] == [("randread", "1", "debian-cloud"), ("randread", "1", "debian-cloud-previous"), ("randread", "8", "debian-cloud"), ("randread", "8", "debian-cloud-previous")]  # fmt: skip
     assert len(rows) == 4 * 3 * 2
     wanted = {("pattern", "randread"), ("qd", "1")}
@@ -65,10 +67,77 @@ def test_storage_is_told_by_pattern_and_queue_depth_with_every_sample(run: RunRe
         for s in c.samples
         if s.metric == "storage.iops" and wanted <= set(s.params.items())
     ]
-    assert table["rows"][0]["iops"]["samples"] == [f"{round(value):,}" for value in values]
-    assert table["rows"][0]["iops"]["median"] == f"{round(sorted(values)[1]):,}"
-    assert table["rows"][0]["bandwidth"]["median"].endswith(" MiB/s")
-    assert len(table["rows"][0]["latency"]) == 3
+    iops, bandwidth = table["rows"].items[0]["figures"]
+    assert iops["samples"] == [f"{round(value):,}" for value in values]
+    assert iops["median"] == f"{round(sorted(values)[1]):,}"
+    assert bandwidth["median"].endswith(" MiB/s")
+    assert len(table["rows"].items[0]["latency"]) == 3
+
+
+def test_a_promise_stands_below_the_figure_that_it_is_made_of(run: RunResult, shown: dict[str, Any]) -> None:
+    judged = {(j.promise.name, j.build, j.params): j.verdict for j in judge([run])}
+    (table,) = shown["storage"].items
+    rows = {(r["axes"][0], r["axes"][2], r["build"]): r for r in table["rows"].items}
+
+    def below(cell: dict[str, Any]) -> list[tuple[str, Verdict]]:
+        return [(held.asked, held.told.verdict) for held in cell["held"]]
+
+    params = (("bs", "4k"), ("disk", "virtio-blk"), ("pattern", "randread"), ("qd", "32"))
+    deep = rows["randread", "32", "debian-cloud"]
+    assert below(deep["figures"][0]) == [
+        ("median >= 100000", judged["storage.iops median pattern=randread qd=32", "debian-cloud", params]),
+    ]
+    assert below(deep["figures"][1]) == []
+    assert [below(part) for part in deep["latency"]] == [[], [], []]
+    shallow = rows["read", "1", "debian-cloud"]
+    assert below(shallow["figures"][0]) == []
+    assert sorted(asked for asked, _ in below(shallow["latency"][2])) == ["max <= 1 s", "p99.9 <= 50 us"]
+    (net,) = shown["network"].items
+    assert [[asked for asked, _ in below(part)] for part in net["rows"].items[0]["latency"]] == [[], ["p99 <= 1 ms"], []]
+    assert [r["axes"] for r in net["rows"].items] == [["guest-guest"]] * 2 + [["guest-host"]] * 2
+    (one,) = [curve for curve in shown["curves"] if curve["label"] == "network.rtt path=guest-host"]
+    assert [[held.asked for held in row["held"]] for row in one["rows"]] == [["p99 <= 1 ms"]] * 2
+    assert [held.asked for held in shown["uptimes"][0]["held"]["gap"]] == ["max <= 5 s"]
+
+
+def test_memory_stands_beside_what_the_target_has(run: RunResult, shown: dict[str, Any]) -> None:
+    good, less = shown["memory"].items
+    assert (good["target"], good["whole"]) == ("qemu-2c-1g", "1 GiB")
+    total, available = good["figures"]
+    assert total["part"] == "96.0 % of the target's"
+    assert len(total["samples"]) == 3
+    assert available["part"] == "87.6 % of the target's"
+    assert [held.told.verdict for held in available["held"]] == [Verdict.KEPT]
+    assert float(less["figures"][1]["part"].partition(" ")[0]) < 87
+    unknown = of_suites(replace(run, targets={}))["memory"].items[0]
+    assert unknown["whole"] == "not known"
+    assert unknown["figures"][0]["part"] == ""
+
+
+def test_every_metric_has_a_chart_and_a_row_however_many_there_are(run: RunResult, tmp_path: Path) -> None:
+    """A run of many suites has many metrics with few series each: none of them is in samples.csv alone."""
+    content = page(run, FOLDER / "report.html", ".")
+    groups = [s.group for s in summarise(run).groups]
+    metrics = {(g.metric, g.params) for g in groups}
+    assert len(metrics) > 30
+    assert len(content["charts"].items) == len(metrics)
+    assert content["charts"].more == content["tables"].more == 0
+    assert sum(len(table["rows"].items) for table in content["tables"].items) == len(groups)
+    assert [index for options in content["choice"].values() for index, _ in options] == list(range(len(metrics)))
+    (gaps,) = [table for table in content["tables"].items if table["metric"] == "uptime.gap"]
+    assert [held.asked for held in gaps["rows"].items[0]["held"]] == ["max <= 5 s"]
+    assert len(gaps["rows"].items[0]["samples"]) == 3
+
+
+def test_each_soak_is_told_with_its_gap(shown: dict[str, Any]) -> None:
+    assert [len(row["singles"]["each"]) for row in shown["uptimes"]] == [3, 3]
+    assert all(told.startswith("1 h 00 min") and ", gap " in told for told in shown["uptimes"][0]["singles"]["each"])
+
+
+def test_a_margin_far_beyond_the_limit_is_told_in_times(run: RunResult) -> None:
+    (one,) = [j for j in judge([run]) if j.promise.metric == "uptime.gap" and j.build == "debian-cloud"]
+    margins = [told([replace(one, value=value)])[0].margin for value in (0.0, 1.4, 5.0, 7.0, 49.0, 50.0, 92_400.0, 1e300)]
+    assert margins == ["+100 %", "+72 %", "0 %", "−40 %", "−880 %", "× 10", "× 18,480", "× 2e+299"]
 
 
 def test_a_curve_goes_as_far_as_its_observations(run: RunResult) -> None:
@@ -102,7 +171,7 @@ def test_single_histograms_are_drawn_beside_their_sum(run: RunResult) -> None:
 
 def test_plotly_accepts_every_curve(shown: dict[str, Any]) -> None:
     hostile = hostile_run(FOLDER)
-    for curve in (*shown["curves"], *suites(hostile, summarise(hostile))["curves"]):
+    for curve in (*shown["curves"], *of_suites(hostile)["curves"]):
         if curve["chart"].height:
             figure = go.Figure(curve["chart"].figure)
             assert figure.layout.height == curve["chart"].height
@@ -142,10 +211,10 @@ def test_promises_are_told_the_worst_first(run: RunResult) -> None:
 
 def test_the_page_holds_all_of_it(run: RunResult, tmp_path: Path) -> None:
     text = write_html(run, tmp_path / "report.html").read_text()
-    for heading in ('id="promises"', 'id="storage"', 'id="latency"', 'id="uptime"'):
+    for heading in ('id="promises"', 'id="memory"', 'id="storage"', 'id="network"', 'id="latency"', 'id="uptime"'):
         assert heading in text
     plain = write_html(ordinary_run(FOLDER), tmp_path / "plain.html").read_text()
-    for heading in ('id="promises"', 'id="storage"', 'id="latency"', 'id="uptime"', "which-curve"):
+    for heading in ('id="promises"', 'id="memory"', 'id="storage"', 'id="network"', 'id="latency"', 'id="uptime"', "which-curve"):
         assert heading not in plain
 
 
@@ -167,7 +236,7 @@ def test_a_large_run_keeps_the_page_small(tmp_path: Path) -> None:
     before = write_html(large, tmp_path / "before.html").stat().st_size
     after = write_html(replace(large, cells=cells), tmp_path / "after.html").stat().st_size
     assert after - before < 900_000
-    assert len(suites(replace(large, cells=cells), summarise(large))["curves"]) == MOST_CURVES
+    assert len(of_suites(replace(large, cells=cells))["curves"]) == MOST_CURVES
 
 
 def test_the_terminal_tells_promises_with_limit_and_margin(run: RunResult) -> None:
