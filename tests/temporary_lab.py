@@ -75,7 +75,7 @@ class TemporaryLab:
 
     def environment(self, **more: str) -> dict[str, str]:
         """Away from what else the host's user has and does: a benchmark elsewhere would make these cells wait for it."""
-        own = {"LABCTL_CACHE": str(self.cache), "LABCTL_LOCKS": str(self.cache / "locks"), "LABCTL_CPUS": "4"}
+        own = {"LABCTL_CACHE": str(self.cache), "LABCTL_LOCKS": str(self.cache / "locks"), "LABCTL_CPUS": "3"}
         return {**os.environ, **own, "COLUMNS": "200", "NO_COLOR": "1", **more}
 
     def start(self, *arguments: str, stdin: int = subprocess.DEVNULL, **environment: str) -> subprocess.Popen[str]:

@@ -1,32 +1,31 @@
-"""What lies in a suite's ``overlay/``, looked at before any machine has it: a program that cannot start there for want of a library is
-told by the library's name, and not by a shell that says ``not found``."""
+"""What lies in a suite's ``overlay/``, looked at before any machine has it: a program that cannot start there for want of a library or an
+interpreter, or a link that leads to none, is told by its name, and not by a shell that says ``not found``."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import posixpath
+import stat
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 from labctl.build import cpio, elf
 from labctl.errors import Problem
 
-_ALLOWED = "a static program; or the library, by that name, in the overlay too; or a recipe in guest/tools, which brings its libraries"
+_LIBRARY = "a static program; or the library, by that name, in the overlay too; or a recipe in guest/tools, which brings its libraries"
+_INTERPRETER = "an interpreter that is there (#!/bin/sh); or it in the overlay too; or a recipe in guest/tools, which brings it"
+_LINK = "a link to a file of the overlay, of a tool or of the machine's initramfs"
+_OF_PROGRAMS = ("bin", "sbin", "usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin")
+"""A link elsewhere may lead to what is made when the machine runs."""
+_MADE_LATER = ("proc", "sys", "dev", "run", "tmp", "mnt", "var", "root")
 
 
 def lacks(folder: Path, where: str, beside: Collection[str], initrd: Path | None) -> list[Problem]:
-    """A problem for each program or library whose loader or libraries are nowhere: not in the overlay, not at the paths ``beside``, and
-    not in the initramfs. By their names alone: where the loader would look is the loader's to know. ConfigError."""
+    """A problem for each program, script or library whose loader, interpreter or libraries are nowhere, and for each link among the
+    programs that leads to none: not in the overlay, not at the paths ``beside``, and not in the initramfs. By their names alone: where
+    the loader would look is the loader's to know. ConfigError."""
     entries = cpio.tree(folder)
     known = {PurePosixPath(path).name for path in (*(entry.path for entry in entries), *beside)}
-    missing: list[tuple[str, str]] = []
-    for entry in entries:
-        if not elf.is_elf(entry.data):
-            continue
-        try:
-            found = elf.parse(entry.data)
-        except elf.NotElf:
-            continue  # for whom it is meant is not known: it is carried as it is
-        wanted = (*filter(None, [found.interpreter]), *found.needed)
-        missing += [(entry.path, name) for name in wanted if PurePosixPath(name).name not in known]
+    missing = [(entry.path, *need) for entry in entries for need in _needs(entry) if PurePosixPath(need[0]).name not in known]
     if not missing or initrd is None:
         return []
     there = cpio.paths(initrd.read_bytes())
@@ -34,7 +33,35 @@ def lacks(folder: Path, where: str, beside: Collection[str], initrd: Path | None
         return []  # a build's own, which only the kernel can read
     names = {PurePosixPath(path).name for path in there}
     return [
-        Problem(f"{where}/{path}", "", f"it needs {name}, which the machine does not have", _ALLOWED)
-        for path, name in missing
+        Problem(f"{where}/{path}", "", told.format(name), allowed)
+        for path, name, told, allowed in missing
         if PurePosixPath(name).name not in names
     ]
+
+
+def _needs(entry: cpio.Entry) -> Iterator[tuple[str, str, str]]:
+    """What must be there for an entry to be of use: its path or name, how its absence is told, and what is allowed."""
+    if stat.S_ISLNK(entry.mode):
+        yield from _leads_to(entry)
+    elif elf.is_elf(entry.data):
+        try:
+            found = elf.parse(entry.data)
+        except elf.NotElf:
+            return  # for whom it is meant is not known: it is carried as it is
+        for name in (*filter(None, [found.interpreter]), *found.needed):
+            yield name, "it needs {}, which the machine does not have", _LIBRARY
+    elif entry.data.startswith(b"#!") and entry.mode & 0o111:
+        words = entry.data[2:].split(b"\n", 1)[0].decode(errors="replace").split()
+        # env looks for the program that it is to start; what it may be told besides begins with a sign or sets a variable.
+        asked = words[1:2] if words and PurePosixPath(words[0]).name == "env" and not {"-", "="} & set("".join(words[1:2])) else []
+        for name in (*words[:1], *asked):
+            yield name, "it is to be run by {}, which the machine does not have", _INTERPRETER
+
+
+def _leads_to(entry: cpio.Entry) -> Iterator[tuple[str, str, str]]:
+    folder = posixpath.dirname(entry.path)
+    if folder not in _OF_PROGRAMS:
+        return
+    to = posixpath.normpath(posixpath.join("/", folder, entry.data.decode(errors="replace")))
+    if PurePosixPath(to).parts[1:2] and PurePosixPath(to).parts[1] not in _MADE_LATER:
+        yield to, "it is a link to {}, which the machine does not have", _LINK

@@ -6,6 +6,7 @@ if even the other is not, else *undecided*. What nobody measured is *not measure
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,6 +111,8 @@ def _tags(table: Mapping[str, object]) -> frozenset[str]:
 
 
 _Key = tuple[str, str, str, tuple[tuple[str, str], ...]]
+_ALIKE = 0.75
+"""Of the names of two metrics, from which on one may be meant for the other (`difflib.SequenceMatcher.ratio`)."""
 _BY_FAILED = "recorded by a test that failed"
 
 
@@ -187,7 +190,10 @@ def _judged(
         return found
     where = f" on a target with the tag {', '.join(one.tags)}" if one.tags else ""
     reused = "; cells of this build were reused, --fresh runs them" if again else ""
-    return [Judged(one, build, "", (), Verdict.NOT_MEASURED, f"nothing recorded it{where}{reused}")]
+    known = {key[0] for key in series.units}
+    close = difflib.get_close_matches(one.metric, known, n=1, cutoff=_ALIKE) if one.metric not in known else ()
+    instead = f"; did you mean {close[0]!r}?" if close else ""
+    return [Judged(one, build, "", (), Verdict.NOT_MEASURED, f"nothing recorded it{where}{reused}{instead}")]
 
 
 def _observed(one: Promise, key: _Key, series: _Series) -> Judged:

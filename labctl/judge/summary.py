@@ -104,7 +104,8 @@ class TestSummary:
     suite: str
     name: str
     outcomes: Mapping[Outcome, int]
-    duration_s: Spread
+    duration_s: Spread | None
+    """Of those that ran: what is skipped takes no time. None where all were."""
 
 
 def spread(values: Iterable[float]) -> Spread:
@@ -203,8 +204,9 @@ def summarise_tests(run: RunResult) -> tuple[TestSummary, ...]:
         for test in result.tests:
             key = (result.cell.suite, test.name)
             outcomes.setdefault(key, Counter())[test.outcome] += 1
-            durations.setdefault(key, []).append(test.duration_s if math.isfinite(test.duration_s) else 0.0)
-    return tuple(TestSummary(*key, outcomes[key], spread(durations[key])) for key in sorted(outcomes))
+            if test.outcome is not Outcome.SKIP:
+                durations.setdefault(key, []).append(test.duration_s if math.isfinite(test.duration_s) else 0.0)
+    return tuple(TestSummary(*key, outcomes[key], spread(durations[key]) if key in durations else None) for key in sorted(outcomes))
 
 
 def concurrency(run: RunResult) -> int:

@@ -21,6 +21,8 @@ MOST_DEPTH = 16
 NAME_WIDTH = 160
 LINE_WIDTH = 1024
 """Characters of a line that are looked at."""
+_MOST_DIGITS = 9
+"""Of a test's number: nothing has so many."""
 _LONGEST = 4 * LINE_WIDTH
 """Bytes of them."""
 _MOST_LATE = 5
@@ -35,7 +37,7 @@ _STAMP = re.compile(rb"^\[ *[0-9]{1,7}\.[0-9]{1,9}\](?:\[ *[TC][0-9]+\])? ")
 # Whoever wrote before may have left the line unfinished.
 _VERSION = re.compile(r"^( *)(?:.*?)K?TAP version [0-9]+$")
 _PLAN = re.compile(r"^( *)1\.\.([0-9]{1,9})$")
-_RESULT = re.compile(r"^( *)(not )?ok(?: +([0-9]{1,9}))?(?: +(?:- )?(.*))?$")
+_RESULT = re.compile(r"^( *)(not )?ok(?: +([0-9]+))?(?: +(?:- )?(.*))?$")
 _SUBTEST = re.compile(r"^( *)# Subtest: *(.*)$")
 _DIRECTIVE = re.compile(r"^(SKIP|TODO|XFAIL|TIMEOUT|ERROR)\b[:\s]*(.*)$", re.IGNORECASE)
 _BAIL = re.compile(r"^ *Bail out!\s*(.*)$")
@@ -367,8 +369,8 @@ class Ktap:
         if bail := _BAIL.match(text):
             return f"after the last test: Bail out! {bail[1][:DETAIL_WIDTH]}".rstrip()
         result = _RESULT.match(text.partition("#")[0].rstrip())
-        # With its number: words of others may begin with ok.
-        if result and result[3] and len(result[1]) == indent:
+        # With its number: words of others may begin with ok. Nobody says `not ok` of anything else.
+        if result and (result[2] or result[3]) and len(result[1]) == indent:
             return f"more than the {self._groups[0].plan} tests that are planned: {text.strip()[:NAME_WIDTH]}"
         return ""
 
@@ -463,9 +465,11 @@ class Ktap:
             group.adopt()
         group.glued = None
         group.count += 1
-        called = name.strip()[:NAME_WIDTH] or f"test {number if number is not None else group.count}"
+        called = name.strip()[:NAME_WIDTH] or f"test {number if number is not None else group.count}"[:NAME_WIDTH]
         if number is not None and number != group.count:
-            group.problems.append(f"{called}: has number {number} where {group.count} was to come")
+            shown = str(number)
+            has = f"number {shown}" if len(shown) <= _MOST_DIGITS else f"a number of {len(shown)} digits"
+            group.problems.append(f"{called}: has {has} where {group.count} was to come")
             group.count = max(group.count, min(number, MOST_RESULTS))
         inner: _Group | None = None
         while self._groups[-1] is not group:

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from labctl.judge.promise import Judged, Verdict
-from labctl.report.promises import told
+from labctl.report.promises import ranked
 
 MOST_PROMISES = 20
 """In the table of a run."""
@@ -19,9 +19,12 @@ _GAP = "  "
 
 
 def promises_table(judged: Sequence[Judged], *, everything: bool = False) -> list[RenderableType]:
-    """A line for each promise, the worst first; of those that were not measured only how many, unless ``everything`` is wanted."""
-    rows = told(judged)
-    shown = rows if everything else [row for row in rows if row.verdict is not Verdict.NOT_MEASURED][:MOST_PROMISES]
+    """A line for each promise, the worst first; of those that were not measured those with a gate, of which somebody may believe that they
+    hold, and how many others there are, unless ``everything`` is wanted."""
+    pairs = ranked(judged)
+    rows = [row for _, row in pairs]
+    asked = [row for one, row in pairs if row.verdict is not Verdict.NOT_MEASURED or (row.gate and not one.promise.tags)]
+    shown = rows if everything else asked[:MOST_PROMISES]
     if not shown:
         return []
     lines = [

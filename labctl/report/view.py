@@ -278,8 +278,8 @@ def _test(test: TestSummary) -> Shown:
         "suite": test.suite,
         "name": test.name,
         "outcomes": {outcome: test.outcomes[outcome] for outcome in _WORST_FIRST if test.outcomes.get(outcome)},
-        "median": duration(test.duration_s.median),
-        "longest": duration(test.duration_s.maximum),
+        "median": duration(test.duration_s.median) if test.duration_s else "–",
+        "longest": duration(test.duration_s.maximum) if test.duration_s else "–",
     }
 
 

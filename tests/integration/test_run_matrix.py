@@ -45,7 +45,7 @@ COST_FREE = "def test_nothing(cell, build, target):\n    assert target.config.cp
 @pytest.fixture(scope="module")
 def made(new_lab: Callable[[], TemporaryLab]) -> tuple[TemporaryLab, Ran]:
     lab = new_lab()
-    lab.build("other", append="quiet panic=-1")
+    lab.build("other", append="loglevel=6 panic=-1")
     lab.suite("boot", SUITE)
     lab.suite("free", COST_FREE)
     lab.write(

@@ -506,6 +506,39 @@ def test_an_overlay_with_a_missing_library_is_told_before_any_power(lab: Lab, tm
     assert with_suite(lab, build, "s").initrd != initrd, "nobody can look into it"
 
 
+def test_a_script_without_its_interpreter_and_a_link_to_nothing_are_told_too(lab: Lab, tmp_path: Path) -> None:
+    folder = lab.root / "suites/s/overlay/usr/bin"
+    folder.mkdir(parents=True)
+    for name, begins in {
+        "shell": "/bin/sh -e",
+        "snake": "/usr/bin/python3",
+        "by-env": "/usr/bin/env perl",
+        "by-env-with-more": "/usr/bin/env -S perl -w",
+    }.items():
+        (folder / name).write_text(f"#!{begins}\n")
+        (folder / name).chmod(0o755)
+    (folder / "read").write_text("#!/usr/bin/python3\nby whoever is given it: not executable\n")
+    for name, to in {"there": "../../bin/busybox", "own": "shell", "nowhere": "../lib/mine/tool", "state": "/run/mine"}.items():
+        (folder / name).symlink_to(to)
+    (folder.parent / "share").mkdir()
+    (folder.parent / "share/later").symlink_to("made-by-a-test")
+    initrd = tmp_path / "initrd"
+    initrd.write_bytes(
+        cpio.archive([cpio.file("bin/busybox", b""), cpio.symlink("bin/sh", "busybox"), cpio.symlink("usr/bin/env", "/bin/busybox")])
+    )
+    build = Build("mine", "sha256:1", "x86_64", tmp_path / "k", initrd, "", "", {}, Provenance("path", "k"))
+    with pytest.raises(ConfigError) as told:
+        with_suite(lab, build, "s")
+    assert {Path(problem.where).name: problem.found for problem in told.value.problems} == {
+        "snake": "it is to be run by /usr/bin/python3, which the machine does not have",
+        "by-env": "it is to be run by perl, which the machine does not have",
+        "nowhere": "it is a link to /usr/lib/mine/tool, which the machine does not have",
+    }
+    for name in ("snake", "by-env", "nowhere"):
+        (folder / name).unlink()
+    assert with_suite(lab, build, "s").initrd != initrd
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_verb_that_is_ended_says_so_and_leaves_nothing_half_made(lab: Lab, tmp_path: Path, number: signal.Signals) -> None:
     recipe(lab, "hello", 'builder = "c"\n', hello=HELLO)

@@ -92,7 +92,8 @@ def test_an_overlay_brings_hooks_that_run_before_ready(debian: Build, tmp_path: 
     (tmp_path / "extra").write_text("from the overlay\n")
     guest = Guest(with_overlay(debian, tmp_path))
     try:
-        assert guest.said() == ["hook one", "hook two", "from the overlay"]
+        failed = "labctl-guest: /etc/labctl/rc.d/10-first.sh ended with status 1"
+        assert guest.said() == ["hook one", failed, "hook two", "from the overlay"]
     finally:
         guest.close()
 

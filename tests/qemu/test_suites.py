@@ -17,6 +17,11 @@ ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.qemu, pytest.mark.skipif(not shutil.which("gcc"), reason="the host lacks gcc")]
 
+HOG = """#include <sched.h>
+int main(void) { return sched_setscheduler(0, SCHED_FIFO, &(struct sched_param){ 99 }) ? 1 : ({ for (;;); 0; }); }
+"""
+"""Leaves nobody else the only CPU."""
+
 # Name of a copy of a suite → its tool, and what is in its place: ``$REAL`` is the tool itself.
 PLANTED = {
     "memory": {
@@ -26,7 +31,8 @@ PLANTED = {
         greedy) echo 1 >/proc/sys/vm/panic_on_oom; exec $REAL greedy ;;
         esac"""
     },
-    "soak_hang": {"heartbeat": 'exec $REAL "$@" --stop-after 2'},
+    "soak_hang": {"load": "sleep 3; echo -1 >/proc/sys/kernel/sched_rt_runtime_us; exec hog"},
+    "soak_silent": {"heartbeat": 'exec $REAL "$@" --stop-after 2'},
     "soak_crash": {"load": '(sleep 3; echo c >/proc/sysrq-trigger) & exec $REAL "$@"'},
     "soak_reset": {"load": "sleep 3; reboot -f"},
     "soak_wrong": {"load": 'exec $REAL "$@" --flip'},
@@ -37,8 +43,9 @@ PLANTED = {
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tools")
-    for name in ("memory", "heartbeat", "load"):
-        subprocess.run(["gcc", "-O2", "-static", "-s", "-Werror", "-Wall", "-o", folder / name, ROOT / f"guest/tools/{name}.c"], check=True)
+    (folder / "hog.c").write_text(HOG)
+    for source in (folder / "hog.c", *(ROOT / f"guest/tools/{name}.c" for name in ("memory", "heartbeat", "load"))):
+        subprocess.run(["gcc", "-O2", "-static", "-s", "-Werror", "-Wall", "-o", folder / source.stem, source], check=True)
     return folder
 
 
@@ -49,7 +56,7 @@ def plant(lab: TemporaryLab, tools: Path) -> None:
         # As it is, but for the tools, which the defects are planted in.
         needs = (ROOT / f"suites/{kind}/suite.toml").read_text()
         lab.write(f"suites/{suite}/suite.toml", re.sub(r"^tools = .*$", "", needs, flags=re.MULTILINE))
-        for name in ["memory"] if kind == "memory" else ["heartbeat", "load"]:
+        for name in ["memory"] if kind == "memory" else ["heartbeat", "load", "hog"]:
             path = lab.root / f"suites/{suite}/overlay/usr/bin/{name}"
             path.parent.mkdir(parents=True, exist_ok=True)
             if name in wrappers:
@@ -91,7 +98,8 @@ def test_each_check_can_fail(lab: TemporaryLab, tools: Path) -> None:
     assert "bytes less after 1000 processes" in told["memory", "test_no_leak"]
     assert "panic_on_oom" in told["memory", "test_out_of_memory"]
 
-    assert re.fullmatch(r"no heartbeat for \d+ s, after [1-3]\.\d s of its heartbeat", why["soak_hang"])
+    assert re.fullmatch(r"no heartbeat for \d+ s, after [1-4]\.\d s of its heartbeat", why["soak_hang"])
+    assert "s of its heartbeat; the machine answers: what beat there was killed" in why["soak_silent"]
     assert "sysrq triggered crash" in why["soak_crash"]
     assert "s of its heartbeat" in why["soak_crash"]
     assert "s of its heartbeat" in why["soak_reset"]
@@ -101,7 +109,7 @@ def test_each_check_can_fail(lab: TemporaryLab, tools: Path) -> None:
         if suite.startswith("soak"):
             of = samples(lab, suite)
             broke = suite not in ("soak_wrong", "soak_healthy")
-            assert of["uptime.failures"] == [float(broke)], suite
+            assert of["uptime.failures"] == [float(broke and suite != "soak_silent")], suite
             assert (of["uptime.seconds"][0] < 5) == broke, f"{suite}: {of}"
             assert of["uptime.gap"], f"{suite}: what was said before the end is kept"
             assert min(of["uptime.gap"]) > 0, f"{suite}: the first beat has none before it"

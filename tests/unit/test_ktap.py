@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from labctl.model import Outcome
 from labctl.parsers import ktap
-from labctl.parsers.ktap import Figure, Ktap, figures, parse
+from labctl.parsers.ktap import NAME_WIDTH, Figure, Ktap, figures, parse
 
 CONSOLES = Path(__file__).parents[1] / "data/ktap"
 
@@ -563,3 +563,16 @@ def test_a_flood_of_yaml_is_bounded() -> None:
     ).results
     assert len(result.reason) == ktap.DETAIL_WIDTH
     assert len(result.details.splitlines()) == ktap.DETAIL_LINES
+
+
+def test_a_number_that_nothing_has_is_out_of_order() -> None:
+    report = parse(b"TAP version 13\n1..1\nok " + b"9" * 26 + b" x\n", alone=True)
+    assert report.problems[0] == "x: has a number of 26 digits where 1 was to come"
+    report = parse(b"1..1\nok " + b"9" * 5000 + b"\n", alone=True)
+    assert report.problems
+    assert all(len(result.name) <= NAME_WIDTH for result in report.results)
+
+
+def test_a_failure_after_the_last_test_counts_without_its_number() -> None:
+    report = parse(b"1..1\nok 1 a\nnot ok late\nok, that was it\n", alone=True)
+    assert report.problems == ("more than the 1 tests that are planned: not ok late",)

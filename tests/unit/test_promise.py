@@ -22,6 +22,7 @@ from labctl.promise import limit, subject
 from labctl.report.order import sentence
 from labctl.report.promises import told
 from labctl.report.promises_text import promises_table
+from labctl.report.text import show
 from labctl.result import Attempt, CellResult, Distribution, RunResult, Sample, TestResult
 
 FOLDER = Path("/nowhere")
@@ -121,6 +122,7 @@ def test_every_mistake_is_named() -> None:
         "a.b qd": "<= 3",
         "a.c": {"limit": "3 s", "gat": True},
         "a.d": 7,
+        "a.e": {"limit": "<= 3 s", "gate": "yes"},
     }
     with pytest.raises(ConfigError) as error:
         validate(Recipe, {"schema": 1, "builder": "deb", "promises": promises}, "kernel/x.toml")
@@ -360,6 +362,24 @@ def test_parameters_and_tags_choose() -> None:
     tagged = {"boot.ready": {"limit": "<= 3 s", "tags": ["hardware"]}}
     assert only(run_of(sample(9.0), promises=tagged)).reason == "nothing recorded it on a target with the tag hardware"
     assert only(run_of(sample(9.0), promises=tagged, tags=("hardware", "x"))).verdict is Verdict.BROKEN
+
+
+def test_of_a_metric_that_nothing_recorded_the_nearest_is_named() -> None:
+    """And in a run's table too, where it has a gate: somebody may believe that it holds."""
+    run = run_of(sample(4.0), promises={"boot.redy": {"limit": "<= 3 s", "gate": True}, "storage.iops": ">= 1"})
+    elsewhere = {"limit": "<= 1 ms", "gate": True, "tags": ["hardware"]}
+    run = replace(run, builds={name: {"promises": {**table["promises"], "network.rtt": elsewhere}} for name, table in run.builds.items()})
+    found = {judged.promise.name: judged.reason for judged in judge([run])}
+    assert found == {"boot.redy": "nothing recorded it; did you mean 'boot.ready'?", "storage.iops": "nothing recorded it",
+                     "network.rtt": "nothing recorded it on a target with the tag hardware"}  # fmt: skip
+    out = io.StringIO()
+    show(run, None, file=out)
+    table = out.getvalue()[out.getvalue().index("PROMISE") :]
+    assert "boot.redy (gate)" in table
+    assert "did you mean 'boot.ready'?" in table
+    assert "storage.iops" not in table
+    assert "network.rtt" not in table, "it is made for other targets"
+    assert "2 not measured" in table
 
 
 def test_only_a_gate_that_is_broken_fails() -> None:

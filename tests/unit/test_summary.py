@@ -127,6 +127,19 @@ def test_tests_are_counted_by_their_latest_result() -> None:
     assert tests["test_five_power_cycles"].outcomes == {Outcome.PASS: 7}
 
 
+def test_a_skip_takes_no_time_of_its_test() -> None:
+    run = ordinary_run(FOLDER)
+    first, second, *others = run.cells
+    skipped = tuple(replace(test, outcome=Outcome.SKIP, duration_s=0.0) for test in first.attempts[0].tests)
+    some = replace(run, cells=(replace(first, attempts=(replace(first.attempts[0], tests=skipped),)), second, *others))
+    tests = {t.name: t for t in summarise_tests(some)}
+    assert tests["test_version"].outcomes == {Outcome.SKIP: 1, Outcome.PASS: 7}
+    assert tests["test_version"].duration_s is not None
+    assert (tests["test_version"].duration_s.count, tests["test_version"].duration_s.minimum > 0) == (7, True)
+    none = replace(run, cells=(some.cells[0],))
+    assert {t.duration_s for t in summarise_tests(none)} == {None}
+
+
 def test_an_empty_run_has_no_figures() -> None:
     run = replace(ordinary_run(FOLDER), cells=())
     assert summarise(run).groups == summarise_boots(run) == kernel_phases(run) == summarise_tests(run) == ()
