@@ -38,6 +38,8 @@ _STAMP = re.compile(rb"^\[ *[0-9]{1,7}\.[0-9]{1,9}\](?:\[ *[TC][0-9]+\])? ")
 _VERSION = re.compile(r"^( *)(?:.*?)K?TAP version [0-9]+$")
 _PLAN = re.compile(r"^( *)1\.\.([0-9]{1,9})$")
 _RESULT = re.compile(r"^( *)(not )?ok(?: +([0-9]+))?(?: +(?:- )?(.*))?$")
+_PROCESS = re.compile(r"^\[[0-9]{1,9}\] (?=\S)")
+"""Before a name: who says it (clone3 of kselftest's). The same test is another process in each run."""
 _SUBTEST = re.compile(r"^( *)# Subtest: *(.*)$")
 _DIRECTIVE = re.compile(r"^(SKIP|TODO|XFAIL|TIMEOUT|ERROR)\b[:\s]*(.*)$", re.IGNORECASE)
 _BAIL = re.compile(r"^ *Bail out!\s*(.*)$")
@@ -465,7 +467,7 @@ class Ktap:
             group.adopt()
         group.glued = None
         group.count += 1
-        called = name.strip()[:NAME_WIDTH] or f"test {number if number is not None else group.count}"[:NAME_WIDTH]
+        called = _PROCESS.sub("", name.strip())[:NAME_WIDTH] or f"test {number if number is not None else group.count}"[:NAME_WIDTH]
         if number is not None and number != group.count:
             shown = str(number)
             has = f"number {shown}" if len(shown) <= _MOST_DIGITS else f"a number of {len(shown)} digits"

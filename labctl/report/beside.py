@@ -49,7 +49,7 @@ class Beside:
         """Those of several series, each once though several builds are held to it."""
         found: list[Promise] = []
         for group in groups:
-            found += (one.promise for one in self._of(group) if one.promise.unit == group.unit and one.promise not in found)
+            found += (one.promise for one in self._of(group) if one.promise.is_in(group.unit) and one.promise not in found)
         return found[:MOST_BESIDE]
 
     def _of(self, group: Group) -> Sequence[Judged]:

@@ -576,3 +576,10 @@ def test_a_number_that_nothing_has_is_out_of_order() -> None:
 def test_a_failure_after_the_last_test_counts_without_its_number() -> None:
     report = parse(b"1..1\nok 1 a\nnot ok late\nok, that was it\n", alone=True)
     assert report.problems == ("more than the 1 tests that are planned: not ok late",)
+
+
+def test_a_test_has_one_name_in_whatever_process_it_runs() -> None:
+    one, other = (parse(b"1..2\nok 1 [%d] Result (0)\nok 2 [%d]\n" % (pid, pid), alone=True) for pid in (89, 4321))
+    assert [result.name for result in one.results] == ["Result (0)", "[89]"]
+    assert [result.name for result in other.results] == ["Result (0)", "[4321]"]
+    assert {"[" in result.name for result in recorded("clone3").results} == {False}
