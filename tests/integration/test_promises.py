@@ -42,7 +42,7 @@ def test_a_broken_promise_informs_and_one_with_a_gate_fails_the_run(new_lab: Cal
     ran = lab.labctl("run", "matrix")
     assert ran.status == 0, ran.err
     assert "broken" in ran.out
-    assert "-25%" in ran.out.replace("−", "-")
+    assert "-25 %" in ran.out.replace("−", "-")
     lab.write("kernel/debian.toml", plain)
     promising(lab, '{ limit = ">= 200", gate = true }')
     ran = lab.run()
