@@ -29,7 +29,7 @@ AVAILABILITY = "uptime.availability"
 _METRIC = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)+")
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,4})?)")
 _PARAMETER = re.compile(r"([A-Za-z_][\w-]*)=(\S+)")
-_LIMIT = re.compile(r"(<=|>=|<|>)\s*(\d+(?:\.\d+)?)\s*(\S*)")
+_LIMIT = re.compile(r"(<=|>=|<|>)\s*(-?\d+(?:\.\d+)?)\s*(\S*)")
 _STATISTICS = ("median", "min", "max")
 _NAMES = "median, min, max, p50 to p99.9999"
 
@@ -164,7 +164,7 @@ def _asked(value: object) -> object:
     return {"limit": value} if isinstance(value, str) else value
 
 
-_LIMIT_SCHEMA = {"type": "string", "pattern": r"^\s*[<>]=?\s*\d"}
+_LIMIT_SCHEMA = {"type": "string", "pattern": r"^\s*[<>]=?\s*-?\d"}
 _OR_TEXT = WithJsonSchema(
     {
         "anyOf": [

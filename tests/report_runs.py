@@ -14,6 +14,7 @@ from typing import Any
 
 from labctl.histogram import Histogram
 from labctl.judge.density import HEALTHY, OF_VMS
+from labctl.judge.distribution import merge
 from labctl.judge.promise import judge
 from labctl.judge.summary import summarise
 from labctl.judge.vms import ISOLATION
@@ -160,8 +161,8 @@ PROMISES = {
 
 def of_suites(run: RunResult) -> dict[str, Any]:
     """What the page shows of the suites."""
-    judged = judge([run])
-    return suites(run, summarise(run), judged, Beside(judged))
+    judged, summary, merged = judge([run]), summarise(run), merge([run])
+    return suites(run, summary, merged, judged, Beside(judged, [*(one.group for one in summary.groups), *(one.group for one in merged)]))
 
 
 def suites_run(folder: Path, *, seed: int = 5, repeat: int = 3) -> RunResult:

@@ -14,11 +14,11 @@ from enum import StrEnum
 
 from labctl.histogram import RELATIVE_ERROR, Histogram
 from labctl.judge.availability import Uptime, availability, uptimes
-from labctl.judge.bounds import quantile_ranks
+from labctl.judge.bounds import CONFIDENCE, quantile_ranks
 from labctl.judge.density import HEALTHY, OF_VMS, VMS, curves
 from labctl.judge.distribution import merge
 from labctl.judge.summary import percentile
-from labctl.model import Channel, Outcome
+from labctl.model import Channel, Milestone, Outcome
 from labctl.promise import AVAILABILITY, Promise, promise
 from labctl.result import RunResult, Sample
 
@@ -50,6 +50,8 @@ class Judged:
     high: float | None = None
     count: int = 0
     """Observations; of an availability stretches of time."""
+    unit: str = ""
+    """In which they were recorded; empty where nothing was."""
 
     @property
     def margin(self) -> float | None:
@@ -110,21 +112,26 @@ def _tags(table: Mapping[str, object]) -> frozenset[str]:
     return frozenset(tag for tag in found if isinstance(tag, str)) if isinstance(found, Sequence) else frozenset()
 
 
-_Key = tuple[str, str, str, tuple[tuple[str, str], ...]]
+_Key = tuple[str, str, str, tuple[tuple[str, str], ...], str]
 _ALIKE = 0.75
 """Of the names of two metrics, from which on one may be meant for the other (`difflib.SequenceMatcher.ratio`)."""
+_MOST_NAMED = 6
+_BOOT = "boot."
+_TOO_FEW = "too few observations"
 _BY_FAILED = "recorded by a test that failed"
 
 
 @dataclass(frozen=True)
 class _Series:
-    """Observations by metric, build, target and parameters; suites and runs together."""
+    """Observations by metric, build, target, parameters and unit; suites and runs together."""
 
     values: Mapping[_Key, Sequence[float]]
     histograms: Mapping[_Key, Sequence[Histogram]]
-    units: Mapping[_Key, str]
+    keys: frozenset[_Key]
     whys: Mapping[_Key, str]
     """What ended the worst of them, where that is known."""
+    booted: frozenset[str]
+    """Builds of which a machine came to be ready, whether or not a test recorded when."""
     of_failed: Mapping[_Key, Sequence[float]]
     """What tests recorded that then failed. A pause that fails its test is the worst of its run: a promise of the worst is held to it."""
 
@@ -133,27 +140,27 @@ class _Series:
         values: dict[_Key, list[float]] = {}
         of_failed: dict[_Key, list[float]] = {}
         histograms: dict[_Key, list[Histogram]] = {}
-        units: dict[_Key, str] = {}
         runs = list(runs)
         for run in runs:
             for result in run.cells:
                 for samples, into in ((result.samples, values), (result.samples_of_failed, of_failed)):
                     for sample in samples:
                         if sample.channel is Channel.WALL and math.isfinite(sample.value) and sample.metric != HEALTHY:
-                            key = (sample.metric, result.cell.build, result.cell.target, _params(sample))
+                            key = (sample.metric, result.cell.build, result.cell.target, _params(sample), sample.unit)
                             into.setdefault(key, []).append(sample.value)
-                            units[key] = sample.unit
         whys: dict[_Key, str] = {}
         for key, held in _densities(runs).items():
-            values[key], units[key] = [healthy for healthy, _ in held], "1"
+            values[key] = [healthy for healthy, _ in held]
             whys[key] = min(held)[1]
         for merged in merge(runs):
             g = merged.group
             if g.channel is Channel.WALL:
-                key = (g.metric, g.build, g.target, g.params)
+                key = (g.metric, g.build, g.target, g.params, g.unit)
                 histograms.setdefault(key, []).extend(part.histogram for part in merged.parts)
-                units[key] = g.unit
-        return cls(values, {key: found for key, found in histograms.items() if len({h.step for h in found}) == 1}, units, whys, of_failed)
+        merged_of = {key: found for key, found in histograms.items() if len({h.step for h in found}) == 1}
+        attempts = ((result.cell.build, attempt) for run in runs for result in run.cells for attempt in result.attempts)
+        booted = frozenset(build for build, attempt in attempts if Milestone.READY in attempt.milestones)
+        return cls(values, merged_of, frozenset((*values, *of_failed, *histograms)), whys, booted, of_failed)
 
 
 def _params(sample: Sample) -> tuple[tuple[str, str], ...]:
@@ -171,36 +178,60 @@ def _densities(runs: Iterable[RunResult]) -> dict[_Key, list[tuple[float, str]]]
     for curve in curves(runs):
         if curve.outcome in (Outcome.PASS, Outcome.FAIL):
             params = tuple(sorted((*curve.params, *([("runner", curve.runner)] if curve.runner else []))))
-            found.setdefault((HEALTHY, curve.cell.build, curve.cell.target, params), []).append((float(curve.held), curve.ended))
+            found.setdefault((HEALTHY, curve.cell.build, curve.cell.target, params, "1"), []).append((float(curve.held), curve.ended))
     return found
 
 
 def _judged(
     one: Promise, build: str, targets: frozenset[str], series: _Series, ups: Mapping[tuple[str, str], Uptime], again: bool
 ) -> list[Judged]:
+    here: list[_Key] = []
     if one.metric == AVAILABILITY:
         found = [_uptime(one, build, target, up) for (of, target), up in sorted(ups.items()) if of == build and target in targets]
     else:
-        wanted = one.params.items()
-        keys = sorted(
-            key for key in series.units if key[0] == one.metric and key[1] == build and key[2] in targets and wanted <= dict(key[3]).items()
-        )
-        found = [_observed(one, key, series) for key in keys]
+        here = sorted(key for key in series.keys if key[0] == one.metric and key[1] == build and key[2] in targets)
+        asked = [key for key in here if one.params.items() <= dict(key[3]).items()]
+        # What is recorded in the promised unit is held to it, whatever else is recorded under the same name.
+        right = {key[:4] for key in asked if one.is_in(key[4])}
+        found = [_observed(one, key, series) for key in asked if one.is_in(key[4]) or key[:4] not in right]
     if found:
         return found
     where = f" on a target with the tag {', '.join(one.tags)}" if one.tags else ""
-    reused = "; cells of this build were reused, --fresh runs them" if again else ""
-    known = {key[0] for key in series.units}
-    close = difflib.get_close_matches(one.metric, known, n=1, cutoff=_ALIKE) if one.metric not in known else ()
-    instead = f"; did you mean {close[0]!r}?" if close else ""
-    return [Judged(one, build, "", (), Verdict.NOT_MEASURED, f"nothing recorded it{where}{reused}{instead}")]
+    reasons = [
+        f"nothing recorded it{' with these parameters' if here else ''}{where}",
+        "cells of this build were reused, --fresh runs them" if again else "",
+        _instead(one, build, here, series) if targets else "",
+    ]
+    return [Judged(one, build, "", (), Verdict.NOT_MEASURED, "; ".join(filter(None, reasons)))]
+
+
+def _instead(one: Promise, build: str, here: Sequence[_Key], series: _Series) -> str:
+    """What was recorded that may have been meant; empty if there is nothing like it."""
+    for name, value in one.params.items() if here else ():
+        values = sorted({dict(key[3])[name] for key in here if name in dict(key[3])})
+        if not values:
+            names = sorted({name for key in here for name, _ in key[3]})
+            return f"what recorded it has no parameter {name}" + (f", but {_few(names)}" if names else "")
+        if value not in values:
+            return f"recorded with {name}={_few(values)}"
+    if here:
+        return "no series has all of them"
+    if one.metric.startswith(_BOOT) and build in series.booted:
+        return "a test does with record_boot, as those of the suite boot do"
+    known = {key[0] for key in series.keys}
+    close = difflib.get_close_matches(one.metric, known - {one.metric}, n=1, cutoff=_ALIKE) if one.metric not in known else ()
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+def _few(words: Sequence[str]) -> str:
+    return ", ".join(words[:_MOST_NAMED]) + (f" and {len(words) - _MOST_NAMED} more" if len(words) > _MOST_NAMED else "")
 
 
 def _observed(one: Promise, key: _Key, series: _Series) -> Judged:
-    build, target, params = key[1:]
-    if not one.is_in(series.units[key]):
-        told = f"recorded in {series.units[key] or '1'}, promised in {one.unit}"
-        return Judged(one, build, target, params, Verdict.NOT_MEASURED, told)
+    build, target, params, unit = key[1:]
+    if not one.is_in(unit):
+        told = f"recorded in {unit or '1'}, promised in {one.unit}"
+        return Judged(one, build, target, params, Verdict.NOT_MEASURED, told, unit=unit)
     parts = series.histograms.get(key, ())
     part = one.part
     # The worst observation, unless the best is asked for.
@@ -210,14 +241,16 @@ def _observed(one: Promise, key: _Key, series: _Series) -> Judged:
     observed = Histogram.merged(parts) if parts else _Ordered(sorted(series.values.get(key, ())))
     if broke:
         value = max(broke) if largest else min(broke)
-        return Judged(one, build, target, params, Verdict.BROKEN, _BY_FAILED, value, count=observed.count + len(broke))
+        return Judged(one, build, target, params, Verdict.BROKEN, _BY_FAILED, value, count=observed.count + len(broke), unit=unit)
     count = observed.count
     if not count:
-        return Judged(one, build, target, params, Verdict.NOT_MEASURED, "only tests that failed recorded it")
+        return Judged(one, build, target, params, Verdict.NOT_MEASURED, "only tests that failed recorded it", unit=unit)
     if part is None:
         value = observed.at_rank(count if largest else 1)
         verdict = Verdict.KEPT if one.holds(value) else Verdict.BROKEN
-        return Judged(one, build, target, params, verdict, "" if one.holds(value) else series.whys.get(key, ""), value, count=count)
+        return Judged(
+            one, build, target, params, verdict, "" if one.holds(value) else series.whys.get(key, ""), value, count=count, unit=unit
+        )
     error = RELATIVE_ERROR if parts else 0.0
     value = observed.quantile(part)
     lower, upper = quantile_ranks(count, part)
@@ -229,7 +262,11 @@ def _observed(one: Promise, key: _Key, series: _Series) -> Judged:
         low = None if low is None else min(low, *single)
         high = None if high is None else max(high, *single)
     verdict, reason = _held(one, low, high)
-    return Judged(one, build, target, params, verdict, reason, value, low, high, count)
+    if reason == _TOO_FEW:
+        # As many as it takes for the largest of them (or the smallest) to be beyond the quantile with that confidence.
+        needed = math.ceil(math.log(1 - CONFIDENCE) / math.log(part if one.upper else 1 - part))
+        reason = f"{_TOO_FEW}: {needed:,} are needed"
+    return Judged(one, build, target, params, verdict, reason, value, low, high, count, unit)
 
 
 def _held(one: Promise, low: float | None, high: float | None) -> tuple[Verdict, str]:
@@ -238,7 +275,7 @@ def _held(one: Promise, low: float | None, high: float | None) -> tuple[Verdict,
         return Verdict.KEPT, ""
     if bad is not None and not one.holds(bad):
         return Verdict.BROKEN, ""
-    return Verdict.UNDECIDED, "too few observations" if good is None else "the limit is within the bounds"
+    return Verdict.UNDECIDED, _TOO_FEW if good is None else "the limit is within the bounds"
 
 
 def _uptime(one: Promise, build: str, target: str, up: Uptime) -> Judged:

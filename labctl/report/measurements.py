@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labctl.judge.density import OF_VMS, VMS
+from labctl.judge.promise import Verdict
 from labctl.judge.summary import GroupSummary, Summary
 from labctl.model import Channel, Milestone
 from labctl.report.beside import Beside
@@ -113,7 +114,10 @@ def _by_milestone(params: Sequence[tuple[str, str]]) -> tuple[object, ...]:
 
 
 def _table(metric: str, series: Sequence[_Series], most: int, beside: Beside) -> Shown:
-    rows = Some.of(((one.words, summed) for one in series for summed in one.groups), most)
+    pairs = [(one.words, summed) for one in series for summed in one.groups]
+    if len(pairs) > most:  # what is cut is nothing that breaks a promise
+        pairs.sort(key=lambda pair: not any(held.told.verdict is Verdict.BROKEN for held in beside.of(pair[1].group)))
+    rows = Some.of(pairs, most)
     shown = [_row(words, summed, beside) for words, summed in rows.items]
     return {
         "metric": metric,

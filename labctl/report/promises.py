@@ -43,12 +43,15 @@ def told(judged: Sequence[Judged]) -> list[Told]:
 
 
 def ranked(judged: Sequence[Judged]) -> list[tuple[Judged, Told]]:
-    """The worst first: of a verdict those that have a gate, then those that are farthest beyond their limit."""
+    """First those with a gate that are not kept, then the worst: of a verdict those that have a gate, then those that are farthest beyond
+    their limit. A gate that is made for other targets is none here."""
 
     def rank(one: Judged) -> tuple[object, ...]:
         margin = math.inf if one.margin is None else one.margin
         where = natural(one.build), one.promise.name, natural(one.target), one.params
-        return (_ORDER.index(one.verdict), not one.promise.gate, margin, *where)
+        elsewhere = one.verdict is Verdict.NOT_MEASURED and bool(one.promise.tags)
+        open_gate = one.promise.gate and one.verdict is not Verdict.KEPT and not elsewhere
+        return (not open_gate, _ORDER.index(one.verdict), not one.promise.gate, margin, *where)
 
     return [(one, _told(one)) for one in sorted(judged, key=rank)]
 
@@ -78,6 +81,8 @@ def _told(one: Judged) -> Told:
 
 def _margin(margin: float) -> str:
     """``+72 %`` of the limit is left, ``−40 %`` too much; far beyond it how many times the limit."""
+    if not math.isfinite(margin):
+        return ""
     if margin <= -_MANY:
         return f"× {1 - margin:,.0f}" if margin > -1e15 else f"× {1 - margin:.3g}"
     return f"{margin + 0.0:+.0%}".replace("-0%", "0%").replace("+0%", "0%").replace("-", "−").replace("%", " %")

@@ -10,7 +10,7 @@ from typing import Any
 
 from labctl.judge.availability import FAILURES, GAP, SECONDS, Uptime, availability, soaks, uptimes
 from labctl.judge.density import curves as density_curves
-from labctl.judge.distribution import Merged, merge
+from labctl.judge.distribution import Merged
 from labctl.judge.promise import Judged
 from labctl.judge.summary import Summary
 from labctl.judge.vms import observed
@@ -18,7 +18,7 @@ from labctl.model import Channel
 from labctl.promise import AVAILABILITY, Promise
 from labctl.report import density, vms, workloads
 from labctl.report.beside import Beside
-from labctl.report.curves import NINES, curve_chart
+from labctl.report.curves import MOST_LINES, NINES, curve_chart
 from labctl.report.figures import Chart
 from labctl.report.memory import OF_TARGET, memory
 from labctl.report.order import duration
@@ -29,7 +29,9 @@ from labctl.report.workloads import Params, by_workload
 from labctl.result import RunResult
 
 MOST_PROMISES = 200
-MOST_CURVES = 24
+MOST_CURVES = 200
+MOST_DRAWN = 288
+"""Lines of all charts together."""
 MOST_CURVE_ROWS = 60
 MOST_SAMPLES = 8
 """Samples that are told in a cell of a table."""
@@ -37,12 +39,14 @@ MOST_UPTIMES = 100
 MOST_DENSITIES = 100
 MOST_NEIGHBOURS = 20
 
+_OF_SOAKS = {SECONDS: "s", FAILURES: "1", GAP: "s"}
+"""Metric → its unit."""
+
 Shown = Mapping[str, Any]
 
 
-def suites(run: RunResult, summary: Summary, judged: Sequence[Judged], beside: Beside) -> dict[str, Any]:
+def suites(run: RunResult, summary: Summary, merged: Sequence[Merged], judged: Sequence[Judged], beside: Beside) -> dict[str, Any]:
     """What the template of the suites shows, each a list and how many more there are; nothing in it is HTML."""
-    merged = merge([run])
     promises = told(judged)
     curves = _curves(merged, beside)
     ups = _uptimes(run, judged, beside)
@@ -62,8 +66,8 @@ def suites(run: RunResult, summary: Summary, judged: Sequence[Judged], beside: B
         "network": workloads.tables(workloads.NETWORK, summary, merged, beside),
         "memory": memory(run, summary, beside),
         "memory_heads": list(OF_TARGET.values()),
-        "curves": curves[:MOST_CURVES],
-        "curves_more": max(0, len(curves) - MOST_CURVES),
+        "curves": [curve for curve in curves if curve["chart"].height],
+        "curves_more": sum(not curve["chart"].height for curve in curves),
         "uptimes": ups[:MOST_UPTIMES],
         "uptimes_more": max(0, len(ups) - MOST_UPTIMES),
     }
@@ -79,13 +83,19 @@ def _curves(merged: Sequence[Merged], beside: Beside) -> list[Shown]:
         g = one.group
         found.setdefault((g.metric, g.params, g.unit, g.channel), []).append(one)
     keys = sorted(found, key=lambda key: (key[0], key[3], by_workload(key[1]), key[2]))
+    units: dict[tuple[str, Params, Channel], int] = {}
+    for metric, params, _, channel in keys:
+        units[metric, params, channel] = units.get((metric, params, channel), 0) + 1
     curves: list[Shown] = []
-    for index, key in enumerate(keys):
+    lines = 0
+    for key in keys:
         metric, params, unit, channel = key
         words = [metric, *(f"{name}={value}" for name, value in params), *([f"({channel})"] if channel is not Channel.WALL else [])]
-        label = one_line(" ".join(words), 120)
+        label = one_line(" ".join([*words, *([f"in {unit}"] if units[metric, params, channel] > 1 else [])]), 120)
         series = sorted(found[key], key=lambda m: (natural(m.group.target), natural(m.group.build), m.group.suite))
-        drawn = index < MOST_CURVES
+        # Few series of many workloads are drawn whole, as many series of few are.
+        lines += min(len(series), MOST_LINES)
+        drawn = lines <= MOST_DRAWN and len(curves) < MOST_CURVES
         chart = curve_chart(label, series, _above_zero(beside, series)) if drawn else Chart(label, {}, 0)
         rows = [_curve_row(one, unit, beside) for one in series[:MOST_CURVE_ROWS]] if drawn else []
         curves.append(
@@ -146,7 +156,7 @@ def _uptimes(run: RunResult, judged: Sequence[Judged], beside: Beside) -> list[S
                 "failures": up.failures,
                 "gap": quantity(up.gap, "s") if up.gap else "–",
                 "singles": _singles(single[build, target]),
-                "held": {metric.rpartition(".")[2]: beside.of_metric(metric, build, target) for metric in (SECONDS, FAILURES, GAP)},
+                "held": {metric.rpartition(".")[2]: beside.of_metric(metric, build, target, unit) for metric, unit in _OF_SOAKS.items()},
                 "value": percent(found.value) if found else "–",
                 "bounds": f"{percent(found.low)} – {percent(found.high)}" if found else "–",
                 "mtbf": f"≥ {duration(found.mtbf_low)}" if found else "–",

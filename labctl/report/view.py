@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from labctl.judge.promise import judge
+from labctl.judge.distribution import merge
+from labctl.judge.promise import Verdict, judge
 from labctl.judge.summary import (
     BootSummary,
     KernelPhase,
@@ -35,6 +36,7 @@ from labctl.report.measurements import between, measurements
 from labctl.report.order import BAD, counts, duration, failing_attempt, failures, moment, open_cells, sentence, speaking_test, unended
 from labctl.report.past import Past
 from labctl.report.printable import excerpt, one_line
+from labctl.report.promises import told as told_promises
 from labctl.report.quantity import natural, quantity
 from labctl.report.some import Some
 from labctl.report.stories import told
@@ -71,7 +73,8 @@ def page(run: RunResult, out: Path, raw_base: str) -> dict[str, Any]:
     flaky = [result for result in run.cells if result.outcome is Outcome.FLAKY]
     anchors |= {id(result): f"flaky-{i}" for i, result in enumerate(flaky[:MOST_LISTED], 1)}
     judged = judge([run])
-    beside = Beside(judged)
+    merged = merge([run])
+    beside = Beside(judged, [*(one.group for one in summary.groups), *(one.group for one in merged)])
     links = _Links(run.folder, raw_base)
     past = Past.of(run)
     return {
@@ -84,6 +87,7 @@ def page(run: RunResult, out: Path, raw_base: str) -> dict[str, Any]:
         "when": f"{moment(run.started_at)} UTC",
         "took": duration(run.duration_s),
         "command": shlex.join(run.argv),
+        "gates": told_promises([one for one in judged if one.promise.gate and one.verdict is Verdict.BROKEN])[:MOST_ALARMS],
         "alarms": Some.of((_alarm(result, anchors.get(id(result), ""), past, links) for result in bad), MOST_ALARMS),
         "stories": told(past.proofs, run.stories, links.to_run),
         "failures": [_story(result, anchors[id(result)], links) for result in bad[:MOST_TOLD]],
@@ -92,7 +96,7 @@ def page(run: RunResult, out: Path, raw_base: str) -> dict[str, Any]:
         "flaky_more": max(0, len(flaky) - MOST_LISTED),
         "matrices": Some.of(_matrices(run, anchors), MOST_TABLES),
         **measurements(summary, beside),
-        "suites": suites(run, summary, judged, beside),
+        "suites": suites(run, summary, merged, judged, beside),
         "untrusted": summary.untrusted,
         "sharing": _sharing(run, summary),
         "boots": [_boots(channel, list(of)) for channel, of in groupby(boots, key=lambda b: b.channel)],

@@ -366,7 +366,7 @@ def test_parameters_and_tags_choose() -> None:
 
 def test_of_a_metric_that_nothing_recorded_the_nearest_is_named() -> None:
     """And in a run's table too, where it has a gate: somebody may believe that it holds."""
-    run = run_of(sample(4.0), promises={"boot.redy": {"limit": "<= 3 s", "gate": True}, "storage.iops": ">= 1"})
+    run = run_of(sample(4.0), ready=None, promises={"boot.redy": {"limit": "<= 3 s", "gate": True}, "storage.iops": ">= 1"})
     elsewhere = {"limit": "<= 1 ms", "gate": True, "tags": ["hardware"]}
     run = replace(run, builds={name: {"promises": {**table["promises"], "network.rtt": elsewhere}} for name, table in run.builds.items()})
     found = {judged.promise.name: judged.reason for judged in judge([run])}
@@ -380,6 +380,52 @@ def test_of_a_metric_that_nothing_recorded_the_nearest_is_named() -> None:
     assert "storage.iops" not in table
     assert "network.rtt" not in table, "it is made for other targets"
     assert "2 not measured" in table
+
+
+def test_what_is_recorded_in_the_promised_unit_is_held_to_it_whatever_else_is() -> None:
+    """In any order; neither is counted to the other."""
+    asked = {"a.b": {"limit": "<= 2 s", "gate": True}}
+    for recorded in (
+        (sample(10.0, "a.b"), replace(sample(3.0, "a.b"), unit="1")),
+        (replace(sample(3.0, "a.b"), unit="1"), sample(10.0, "a.b")),
+    ):
+        judged = only(run_of(*recorded, promises=asked))
+        assert (judged.verdict, judged.value, judged.count, judged.unit) == (Verdict.BROKEN, 10.0, 1, "s")
+    hist = rtt([0.5] * 400)
+    judged = only(run_of(hist, replace(hist, unit="B", histogram=Histogram.of([7.0] * 500)), promises={"network.rtt p50": "<= 1 s"}))
+    assert (judged.verdict, judged.count) == (Verdict.KEPT, 400)
+    assert judged.value == pytest.approx(0.5, rel=0.01)
+    other = only(run_of(replace(sample(3.0, "a.b"), unit="B"), promises=asked))
+    assert (other.verdict, other.reason) == (Verdict.NOT_MEASURED, "recorded in B, promised in s")
+
+
+def test_of_a_parameter_that_no_series_has_those_that_they_have_are_named() -> None:
+    run = run_of(
+        rtt([1e-4], path="host"), rtt([1e-4], path="guest"), promises={"network.rtt path=cable": "<= 1 s", "network.rtt way=x": "<= 1 s"}
+    )
+    reasons = {judged.promise.name: judged.reason for judged in judge([run])}
+    assert reasons == {
+        "network.rtt path=cable": "nothing recorded it with these parameters; recorded with path=guest, host",
+        "network.rtt way=x": "nothing recorded it with these parameters; what recorded it has no parameter way, but path",
+    }
+
+
+def test_where_machines_booted_it_is_said_who_records_that() -> None:
+    (judged,) = judge([run_of(sample(1.0, "a.b"), promises={"boot.ready median": "<= 3 s"})])
+    assert judged.reason == "nothing recorded it; a test does with record_boot, as those of the suite boot do"
+
+
+@pytest.mark.parametrize(("asked", "needed"), [("median", "5"), ("p99", "299"), ("p99.9", "2,995")])
+def test_how_many_observations_are_missing_is_said(asked: str, needed: str) -> None:
+    count = int(needed.replace(",", ""))
+    few, enough = (only(run_of(rtt([1e-4] * n), promises={f"network.rtt {asked}": "<= 1 ms"})) for n in (count - 1, count))
+    assert (few.verdict, few.reason) == (Verdict.UNDECIDED, f"too few observations: {needed} are needed")
+    assert enough.verdict is Verdict.KEPT
+
+
+def test_a_limit_may_be_below_zero() -> None:
+    for value, verdict in ((-3.0, Verdict.KEPT), (-9.0, Verdict.BROKEN)):
+        assert only(run_of(sample(value, "a.b"), promises={"a.b": ">= -5 s"})).verdict is verdict
 
 
 def test_only_a_gate_that_is_broken_fails() -> None:

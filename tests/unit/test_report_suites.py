@@ -18,14 +18,14 @@ from labctl.histogram import Histogram
 from labctl.judge.distribution import merge
 from labctl.judge.promise import Verdict, judge
 from labctl.judge.summary import Group, summarise
-from labctl.model import Channel, Direction
+from labctl.model import Channel, Direction, Outcome
 from labctl.parsers import fio
 from labctl.promise import promise
 from labctl.report.curves import MOST_LINES, curve_chart
 from labctl.report.html import write_html
 from labctl.report.promises import told
 from labctl.report.quantity import percent, quantity
-from labctl.report.suites import MOST_CURVES
+from labctl.report.suites import MOST_DRAWN
 from labctl.report.text import show
 from labctl.report.view import page
 from labctl.result import Distribution, RunResult
@@ -91,13 +91,69 @@ def test_a_promise_stands_below_the_figure_that_it_is_made_of(run: RunResult, sh
     assert [below(part) for part in deep["latency"]] == [[], [], []]
     shallow = rows["read", "1", "debian-cloud"]
     assert below(shallow["figures"][0]) == []
-    assert sorted(asked for asked, _ in below(shallow["latency"][2])) == ["max <= 1 s", "p99.9 <= 50 us"]
+    assert [asked for asked, _ in below(shallow["latency"][2])] == ["p99.9 <= 50 us"]
+    assert table["else"], "what is promised of a figure that has no column"
+    assert [held.asked for held in shallow["else"]] == ["max <= 1 s"]
     (net,) = shown["network"].items
     assert [[asked for asked, _ in below(part)] for part in net["rows"].items[0]["latency"]] == [[], ["p99 <= 1 ms"], []]
     assert [r["axes"] for r in net["rows"].items] == [["guest-guest"]] * 2 + [["guest-host"]] * 2
     (one,) = [curve for curve in shown["curves"] if curve["label"] == "network.rtt path=guest-host"]
     assert [[held.asked for held in row["held"]] for row in one["rows"]] == [["p99 <= 1 ms"]] * 2
     assert [held.asked for held in shown["uptimes"][0]["held"]["gap"]] == ["max <= 5 s"]
+
+
+def test_every_workload_has_its_curve_where_the_series_are_few(run: RunResult) -> None:
+    """24 of storage's and a network's path or two are no more lines than one chart of many builds."""
+    path = next(cell for cell in run.cells if cell.cell.suite == "network")
+    found = path.attempts[0].distributions[0]
+    many = tuple(replace(found, params={"path": "p", "size": str(n)}) for n in range(60))
+    cells = (*run.cells, replace(path, attempts=(replace(path.attempts[0], distributions=many),)))
+    shown = of_suites(replace(run, cells=cells))
+    assert shown["curves_more"] == 0
+    labels = [curve["label"] for curve in shown["curves"] if "size=" in curve["label"]]
+    assert labels == [f"network.rtt path=p size={n}" for n in range(60)], "as people count"
+
+
+def test_figures_in_two_units_hide_none_of_each_other(run: RunResult) -> None:
+    stored = next(cell for cell in run.cells if cell.cell.suite == "storage")
+    attempt = stored.attempts[0]
+    one = next(sample for sample in attempt.samples if sample.metric == "storage.iops")
+    other = replace(one, value=5.0, unit="kIOPS")
+    only = replace(stored, attempts=(replace(attempt, samples=(one, other), distributions=()),))
+    (table,) = of_suites(replace(run, cells=(only,)))["storage"].items
+    assert [(row["other"], row["figures"][0]["median"]) for row in table["rows"].items] == [
+        ("", f"{round(one.value):,}"),
+        ("in kIOPS", "5 kIOPS"),
+    ]
+
+
+def test_of_two_suites_each_row_says_whose_it_is_and_what_was_judged(run: RunResult) -> None:
+    """A promise is of both together: its verdict is not of the figure above it."""
+    stored = next(cell for cell in run.cells if cell.cell.suite == "storage")
+    attempt = stored.attempts[0]
+    one = replace(next(sample for sample in attempt.samples if sample.metric == "storage.iops"), params={"pattern": "read"})
+    cells = tuple(
+        replace(
+            stored,
+            cell=replace(stored.cell, suite=suite),
+            attempts=(replace(attempt, samples=(replace(one, value=value),), distributions=()),),
+        )
+        for suite, value in (("first", 1000.0), ("second", 2000.0))
+    )
+    asked = {stored.cell.build: {"promises": {"storage.iops": ">= 1500 IOPS"}}}
+    (table,) = of_suites(replace(run, cells=cells, builds=asked))["storage"].items
+    assert [(row["suite"], row["figures"][0]["median"]) for row in table["rows"].items] == [("first", "1,000"), ("second", "2,000")]
+    for row in table["rows"].items:
+        (held,) = row["figures"][0]["held"]
+        assert (held.told.verdict, held.together) == (Verdict.BROKEN, "of 2 suites together: 1,000 1/s")
+
+
+def test_a_broken_gate_is_told_at_the_top_with_its_figure(run: RunResult, tmp_path: Path) -> None:
+    builds = {name: {**table, "promises": {"memory.available": {"limit": ">= 1 GiB", "gate": True}}} for name, table in run.builds.items()}
+    text = write_html(replace(run, builds=builds, outcome=Outcome.FAIL), tmp_path / "report.html").read_text()
+    top = text[text.index("<header") : text.index("</header>")]
+    assert "memory.available" in top
+    assert "promised &gt;= 1 GiB" in top
 
 
 def test_memory_stands_beside_what_the_target_has(run: RunResult, shown: dict[str, Any]) -> None:
@@ -201,7 +257,9 @@ def test_availability_says_what_it_supports(shown: dict[str, Any]) -> None:
 
 def test_promises_are_told_the_worst_first(run: RunResult) -> None:
     rows = told(judge([run]))
-    verdicts = [row.verdict for row in rows]
+    assert [row.promise for row in rows if row.gate and row.verdict is not Verdict.KEPT] == ["vm.density"] * 2
+    assert {row.promise for row in rows[:2]} == {"vm.density"}, "a gate that is not kept stands first"
+    verdicts = [row.verdict for row in rows[2:]]
     assert verdicts == sorted(verdicts, key=[Verdict.BROKEN, Verdict.UNDECIDED, Verdict.KEPT, Verdict.NOT_MEASURED].index)
     assert {row.promise for row in rows if row.verdict is Verdict.NOT_MEASURED} == {"vm.density"}
     kept = next(row for row in rows if row.verdict is Verdict.KEPT and row.promise == "network.rtt p99")
@@ -236,7 +294,7 @@ def test_a_large_run_keeps_the_page_small(tmp_path: Path) -> None:
     before = write_html(large, tmp_path / "before.html").stat().st_size
     after = write_html(replace(large, cells=cells), tmp_path / "after.html").stat().st_size
     assert after - before < 900_000
-    assert len(of_suites(replace(large, cells=cells))["curves"]) == MOST_CURVES
+    assert len(of_suites(replace(large, cells=cells))["curves"]) == MOST_DRAWN // MOST_LINES
 
 
 def test_the_terminal_tells_promises_with_limit_and_margin(run: RunResult) -> None:
@@ -244,8 +302,8 @@ def test_the_terminal_tells_promises_with_limit_and_margin(run: RunResult) -> No
     show(run, None, file=out)
     told_lines = out.getvalue().splitlines()
     head = next(i for i, line in enumerate(told_lines) if line.startswith("PROMISE"))
-    assert told_lines[head + 1].startswith("broken")
-    assert any("network.rtt p99" in line and "<= 1 ms" in line and "+" in line for line in told_lines[head:])
+    assert [line.split("  ")[0] for line in told_lines[head + 1 : head + 4]] == ["not measured", "not measured", "broken"], "gates first"
+    assert any("memory.available (gate)" in line and ">= 512 MiB" in line and "+75 %" in line for line in told_lines[head:])
     out = io.StringIO()
     show(ordinary_run(FOLDER), None, file=out)
     assert "PROMISE" not in out.getvalue()
