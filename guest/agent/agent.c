@@ -248,7 +248,7 @@ static struct {
 	uint32_t id;
 	int fd; // -1: none
 	struct sha256 sha;
-	uint64_t left;
+	uint64_t left, sent, size; // of its bytes: those that may still come, those that went, as many as it had
 } get = {.fd = -1};
 
 static void drop(int *fd)
@@ -550,17 +550,25 @@ static void get_start(uint32_t id, char *payload)
 	}
 	get.id = id;
 	get.left = limit;
+	get.sent = 0;
+	get.size = status.st_size;
 	sha_begin(&get.sha);
 }
 
 static void get_more(void)
 {
 	static uint8_t data[CHUNK];
+	struct stat now;
 	ssize_t n = read(get.fd, data, sizeof data);
 	if (n < 0 && errno == EINTR)
 		return;
 	if (n < 0) {
 		send_error(get.id, "read", errno);
+		drop(&get.fd);
+	} else if (n == 0 && get.sent < get.size && !fstat(get.fd, &now) && (uint64_t)now.st_size < get.size) { // sysfs says 4096 of all of its files
+		char why[128];
+		snprintf(why, sizeof why, "it became shorter while it was read: %llu of %llu bytes", (unsigned long long)get.sent, (unsigned long long)get.size);
+		send_text(get.id, "error", why);
 		drop(&get.fd);
 	} else if (n == 0) {
 		char hex[65];
@@ -572,6 +580,7 @@ static void get_more(void)
 		drop(&get.fd);
 	} else {
 		get.left -= n;
+		get.sent += n;
 		sha_add(&get.sha, data, n);
 		send_frame(get.id, "data", data, n);
 	}

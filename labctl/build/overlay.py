@@ -4,8 +4,9 @@ interpreter, or a link that leads to none, is told by its name, and not by a she
 from __future__ import annotations
 
 import posixpath
+import re
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from labctl.build import cpio, elf
@@ -14,7 +15,7 @@ from labctl.errors import Problem
 _LIBRARY = "a static program; or the library, by that name, in the overlay too; or a recipe in guest/tools, which brings its libraries"
 _INTERPRETER = "an interpreter that is there (#!/bin/sh); or it in the overlay too; or a recipe in guest/tools, which brings it"
 _LINK = "a link to a file of the overlay, of a tool or of the machine's initramfs"
-_OF_PROGRAMS = ("bin", "sbin", "usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin")
+_OF_PROGRAMS = ("etc/labctl/rc.d", "bin", "sbin", "usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin")
 """A link elsewhere may lead to what is made when the machine runs."""
 _MADE_LATER = ("proc", "sys", "dev", "run", "tmp", "mnt", "var", "root")
 
@@ -24,7 +25,9 @@ def lacks(folder: Path, where: str, beside: Collection[str], initrd: Path | None
     programs that leads to none: not in the overlay, not at the paths ``beside``, and not in the initramfs. By their names alone: where
     the loader would look is the loader's to know. ConfigError."""
     entries = cpio.tree(folder)
-    known = {PurePosixPath(path).name for path in (*(entry.path for entry in entries), *beside)}
+    links = {entry.path: _target(entry) for entry in entries if stat.S_ISLNK(entry.mode)}
+    loops = {path for path in links if _leads_back(path, links)}
+    known = {PurePosixPath(path).name for path in (*(entry.path for entry in entries if entry.path not in loops), *beside)}
     missing = [(entry.path, *need) for entry in entries for need in _needs(entry) if PurePosixPath(need[0]).name not in known]
     if not missing or initrd is None:
         return []
@@ -33,7 +36,7 @@ def lacks(folder: Path, where: str, beside: Collection[str], initrd: Path | None
         return []  # a build's own, which only the kernel can read
     names = {PurePosixPath(path).name for path in there}
     return [
-        Problem(f"{where}/{path}", "", told.format(name), allowed)
+        Problem(f"{where}/{path}", "", told.format(_visible(name)), allowed)
         for path, name, told, allowed in missing
         if PurePosixPath(name).name not in names
     ]
@@ -51,7 +54,8 @@ def _needs(entry: cpio.Entry) -> Iterator[tuple[str, str, str]]:
         for name in (*filter(None, [found.interpreter]), *found.needed):
             yield name, "it needs {}, which the machine does not have", _LIBRARY
     elif entry.data.startswith(b"#!") and entry.mode & 0o111:
-        words = entry.data[2:].split(b"\n", 1)[0].decode(errors="replace").split()
+        # As the kernel does: a carriage return is part of the name.
+        words = [word for word in re.split(r"[ \t]+", entry.data[2:].split(b"\n", 1)[0].decode(errors="replace")) if word]
         # env looks for the program that it is to start; what it may be told besides begins with a sign or sets a variable.
         asked = words[1:2] if words and PurePosixPath(words[0]).name == "env" and not {"-", "="} & set("".join(words[1:2])) else []
         for name in (*words[:1], *asked):
@@ -62,6 +66,23 @@ def _leads_to(entry: cpio.Entry) -> Iterator[tuple[str, str, str]]:
     folder = posixpath.dirname(entry.path)
     if folder not in _OF_PROGRAMS:
         return
-    to = posixpath.normpath(posixpath.join("/", folder, entry.data.decode(errors="replace")))
+    to = f"/{_target(entry)}"
     if PurePosixPath(to).parts[1:2] and PurePosixPath(to).parts[1] not in _MADE_LATER:
         yield to, "it is a link to {}, which the machine does not have", _LINK
+
+
+def _target(link: cpio.Entry) -> str:
+    """Where it leads, relative to the root."""
+    return posixpath.normpath(posixpath.join("/", posixpath.dirname(link.path), link.data.decode(errors="replace"))).lstrip("/")
+
+
+def _leads_back(path: str, links: Mapping[str, str]) -> bool:
+    seen: set[str] = set()
+    while path in links and path not in seen:
+        seen.add(path)
+        path = links[path]
+    return path in seen
+
+
+def _visible(name: str) -> str:
+    return name if name.isprintable() else repr(name)

@@ -106,7 +106,7 @@ def _in_words_of(error: LabctlError, command: str, last: str) -> None:
 def _instead_of_results(said: bytes) -> str:
     """A shell that does not find the program, or a program that dies, has said why."""
     last = last_lines(said, 1)
-    return f"it last said {last[:200]!r}" if last else SAID_NOTHING
+    return f"it last said {last[:200].rstrip()!r}" if last.strip() else SAID_NOTHING
 
 
 def _no_ending(status: int, flooded: bool) -> str:

@@ -254,6 +254,11 @@ class Session:
         self._up = self._no_boot = self.copied = True
         self.watcher.status("testing")
 
+    def began_anew(self) -> bool:
+        """Whether what was to be a copy has reset itself: its console tells of a boot, which a copy has behind it."""
+        on_console = not isinstance(self.machine.shell, Files)
+        return restarted(self.transcript, self._since, self.build.milestones, commands_on_it=on_console)
+
     def give_up_copy(self) -> None:
         """What was to be a copy is none: off, and nothing of it counts."""
         self._leave()

@@ -234,6 +234,7 @@ class WarmStart:
                 shell.reseed(os.urandom(_ENTROPY_BYTES), limit)
                 shell.set_clock(limit)
                 result = session.machine.shell.run(_OWN_ADDRESSES, limit)
+                broken = _ANEW if session.began_anew() else ""
             except LabctlError as error:  # also where it runs and does not answer: its memory may be damaged
                 broken = error.title
         if broken:
@@ -241,6 +242,9 @@ class WarmStart:
             raise Unusable(f"what is kept of the machine cannot be started from: {broken}")
         if result.status != 0:
             raise Unusable(f"its network cards take no addresses of their own: {result.stderr.strip()[-200:]}")
+
+
+_ANEW = "it has reset itself, and booted: its memory may be damaged"
 
 
 def _words(error: Exception) -> str:

@@ -36,7 +36,7 @@ DETAIL_WIDTH = 240
 _STAMP = re.compile(rb"^\[ *[0-9]{1,7}\.[0-9]{1,9}\](?:\[ *[TC][0-9]+\])? ")
 # Whoever wrote before may have left the line unfinished.
 _VERSION = re.compile(r"^( *)(?:.*?)K?TAP version [0-9]+$")
-_PLAN = re.compile(r"^( *)1\.\.([0-9]{1,9})$")
+_PLAN = re.compile(r"^( *)1\.\.([0-9]{1,18})$")
 _RESULT = re.compile(r"^( *)(not )?ok(?: +([0-9]+))?(?: +(?:- )?(.*))?$")
 _PROCESS = re.compile(r"^\[[0-9]{1,9}\] (?=\S)")
 """Before a name: who says it (clone3 of kselftest's). The same test is another process in each run."""
@@ -472,7 +472,8 @@ class Ktap:
             shown = str(number)
             has = f"number {shown}" if len(shown) <= _MOST_DIGITS else f"a number of {len(shown)} digits"
             group.problems.append(f"{called}: has {has} where {group.count} was to come")
-            group.count = max(group.count, min(number, MOST_RESULTS))
+            if number <= MOST_RESULTS:  # a larger one says nothing of how many came
+                group.count = max(group.count, number)
         inner: _Group | None = None
         while self._groups[-1] is not group:
             outer = self._groups.pop()

@@ -312,7 +312,7 @@ class CellAttempt:
             self.failures.append(_Failure(result, error, tail))
 
     def close(self) -> None:
-        """Power off, give everything back, write the attempt's end."""
+        """Power off, give everything back, write the attempt's end. StorageError, also of a console that could not be kept."""
         self._record_events()
         reproduce = ""
         left_on: LeftOn | None = None
@@ -325,6 +325,10 @@ class CellAttempt:
         except InfraError as error:
             self.add(TestResult("power off", Outcome.ERROR, 0.0, error.title), error)
             left_on = error if isinstance(error, LeftOn) else None
+        # Nobody may have waited for the console since: what is missing of it may be a crash.
+        unheard = next((failure for session in self._sessions.values() if (failure := session.transcript.failure) is not None), None)
+        if unheard is not None:
+            self.add(TestResult("console.log", Outcome.ERROR, 0.0, unheard.title), unheard)
         outcome = attempt_outcome(result.outcome for result in self.results)
         # The most specific cause speaks for the attempt: a panic, though an assertion failed before it.
         worst = min((f for f in self.failures if f.result.outcome is outcome), key=_Failure.rank, default=None)
@@ -340,6 +344,8 @@ class CellAttempt:
             remedy="; ".join(dict.fromkeys(e.remedy for e in (left_on, worst and worst.error) if isinstance(e, LabctlError) and e.remedy)),
         )
         self._stack.close()
+        if unheard is not None:
+            raise unheard
 
     def _skipped(self, outcome: Outcome) -> str:
         return self.results[0].reason if outcome is Outcome.SKIP else ""

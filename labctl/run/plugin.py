@@ -191,9 +191,15 @@ class Controller:
             self.report = session.config.hook.pytest_labctl_finished(run=self.result)
         except StorageError as error:
             self.unstored = self.unstored or error
+        if self.unstored is not None:
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR  # 3, as labctl ends where the lab is at fault
 
     @pytest.hookimpl
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self.unstored is not None:
+            terminalreporter.write_line(f"labctl: {self.unstored.title}", red=True)
+            if self.unstored.remedy:
+                terminalreporter.write_line(f"  try: {self.unstored.remedy}")
         if self.result is not None:
             terminalreporter.write_line(f"labctl: run {self.result.id}: {self.result.outcome}; report: {self.report or self.result.folder}")
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -111,6 +112,25 @@ def test_files_both_ways(agent: AgentClient, tmp_path: Path, size: int) -> None:
     agent.get(str(path), back, soon())
     assert back.getvalue() == content
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read_is_no_short_file(agent: AgentClient, tmp_path: Path) -> None:
+    """What /sys says of its own files' sizes is no promise."""
+    path = tmp_path / "shrinks"
+    path.write_bytes(bytes(4_000_000))
+
+    class Cuts(io.BytesIO):
+        def write(self, data: Any) -> int:
+            os.truncate(path, 1)
+            return super().write(data)
+
+    with pytest.raises(AgentRefused, match=r"it became shorter while it was read: \d+ of 4000000 bytes"):
+        agent.get(str(path), Cuts(), soon())
+    for known in (Path("/sys/kernel/mm/transparent_hugepage/enabled"), Path("/sys/kernel/uevent_seqnum")):
+        if known.is_file():
+            back = io.BytesIO()
+            agent.get(str(known), back, soon())
+            assert 0 < len(back.getvalue()) < known.stat().st_size
 
 
 def test_files_that_are_refused(agent: AgentClient, tmp_path: Path) -> None:

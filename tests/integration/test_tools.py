@@ -514,12 +514,23 @@ def test_a_script_without_its_interpreter_and_a_link_to_nothing_are_told_too(lab
         "snake": "/usr/bin/python3",
         "by-env": "/usr/bin/env perl",
         "by-env-with-more": "/usr/bin/env -S perl -w",
+        "of-windows": "/bin/sh\r",
     }.items():
-        (folder / name).write_text(f"#!{begins}\n")
+        (folder / name).write_bytes(f"#!{begins}\n".encode())
         (folder / name).chmod(0o755)
     (folder / "read").write_text("#!/usr/bin/python3\nby whoever is given it: not executable\n")
-    for name, to in {"there": "../../bin/busybox", "own": "shell", "nowhere": "../lib/mine/tool", "state": "/run/mine"}.items():
+    for name, to in {
+        "there": "../../bin/busybox",
+        "own": "shell",
+        "nowhere": "../lib/mine/tool",
+        "state": "/run/mine",
+        "ring": "gnir",
+        "gnir": "ring",
+    }.items():
         (folder / name).symlink_to(to)
+    hooks = lab.root / "suites/s/overlay/etc/labctl/rc.d"
+    hooks.mkdir(parents=True)
+    (hooks / "20-hook.sh").symlink_to("/nope")
     (folder.parent / "share").mkdir()
     (folder.parent / "share/later").symlink_to("made-by-a-test")
     initrd = tmp_path / "initrd"
@@ -533,9 +544,14 @@ def test_a_script_without_its_interpreter_and_a_link_to_nothing_are_told_too(lab
         "snake": "it is to be run by /usr/bin/python3, which the machine does not have",
         "by-env": "it is to be run by perl, which the machine does not have",
         "nowhere": "it is a link to /usr/lib/mine/tool, which the machine does not have",
+        "of-windows": "it is to be run by '/bin/sh\\r', which the machine does not have",
+        "ring": "it is a link to /usr/bin/gnir, which the machine does not have",
+        "gnir": "it is a link to /usr/bin/ring, which the machine does not have",
+        "20-hook.sh": "it is a link to /nope, which the machine does not have",
     }
-    for name in ("snake", "by-env", "nowhere"):
+    for name in ("snake", "by-env", "nowhere", "of-windows", "ring", "gnir"):
         (folder / name).unlink()
+    (hooks / "20-hook.sh").unlink()
     assert with_suite(lab, build, "s").initrd != initrd
 
 

@@ -129,6 +129,25 @@ def test_a_memory_that_is_not_what_it_was(
     assert [path for path in kept.root.iterdir() if path.is_dir()] == [], "it is made anew by who wants it next"
 
 
+def test_a_copy_that_resets_itself_is_none(warm: Callable[[ExitStack, list[str]], Session], kept: KeptMachines) -> None:
+    """Half of its memory is another: it boots, and answers then as a copy would."""
+    told: list[str] = []
+    with ExitStack() as stack:
+        warm(stack, told)
+    memory = only(kept) / "memory"
+    status = memory.stat()
+    with memory.open("r+b") as file:
+        for at in range(1 << 20, status.st_size, 2 << 20):
+            file.seek(at)
+            file.write(b"\xcc" * (1 << 20))
+    os.utime(memory, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with ExitStack() as stack:
+        booted = warm(stack, told)
+        assert told[-1].startswith("boot what is kept of the machine cannot be started from: "), told
+        assert booted.booted().milestones["ready"] > 0
+    assert [path for path in kept.root.iterdir() if path.is_dir()] == []
+
+
 VIRTIO_DISK = """schema = 1
 builder = "deb"
 

@@ -568,6 +568,8 @@ def test_a_flood_of_yaml_is_bounded() -> None:
 def test_a_number_that_nothing_has_is_out_of_order() -> None:
     report = parse(b"TAP version 13\n1..1\nok " + b"9" * 26 + b" x\n", alone=True)
     assert report.problems[0] == "x: has a number of 26 digits where 1 was to come"
+    assert not [problem for problem in report.problems if "10000" in problem], "it says nothing of how many came"
+    assert parse(b"1..99999999999999\nok 1 a\n", alone=True).problems[0] == "99999999999999 tests planned, 1 reported"
     report = parse(b"1..1\nok " + b"9" * 5000 + b"\n", alone=True)
     assert report.problems
     assert all(len(result.name) <= NAME_WIDTH for result in report.results)
