@@ -207,7 +207,9 @@ def test_a_full_disk_that_no_test_waits_for(lab: TemporaryLab) -> None:
             check=False,
         )
         assert ended.returncode == 3, ended.stdout
-        assert re.search(r"^labctl: .*the console's record in \S+ failed: No space left on device", ended.stdout, re.MULTILINE), ended.stdout
+        assert re.search(r"^labctl: .*the console's record in \S+ failed: No space left on device", ended.stdout, re.MULTILINE), (
+            ended.stdout
+        )
         assert f"df -h {lab.root}/small" in ended.stdout
         assert ": pass" not in ended.stdout
 
