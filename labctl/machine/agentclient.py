@@ -72,6 +72,8 @@ class Heard:
     err: bytearray = field(default_factory=bytearray)
     state: str = ""
     """What its processes were at when its time was over, as the agent says it."""
+    full: bool = False
+    """As much of one of the two as was asked for: what else it says is not sent."""
 
 
 @dataclass
@@ -137,6 +139,7 @@ class AgentClient:
             if len(said[frame.kind]) + len(frame.payload) > most:
                 raise AgentLost("the agent sends more than it was asked for")
             said[frame.kind] += frame.payload
+            self.heard.full = self.heard.full or len(said[frame.kind]) == most
         try:
             status, how, out, err, _ = frame.text.split()
             told = int(out), int(err)

@@ -314,3 +314,11 @@ def test_a_hostile_agent_against_the_client(pieces: list[bytes | str]) -> None:
     assert time.monotonic() - began < 10
     thread.join(5)
     client.stream.close()
+
+
+def test_a_flood_is_known_before_the_agent_says_so(agent: AgentClient) -> None:
+    """Where it is kept from answering, what came until then tells."""
+    ended = agent.execute("yes", Deadline.after(0.5), most=1 << 14)
+    assert (ended.late, ended.cut, agent.heard.full) == (True, True, True)
+    agent.execute("echo few", soon())
+    assert not agent.heard.full

@@ -109,8 +109,8 @@ class Agent:
             ended = None
         if ended is None or ended.late:
             told = Unended(command, deadline.seconds, bytes(client.heard.out), bytes(client.heard.err), processes(client.heard.state))
-            if ended is not None and ended.cut:
-                told = replace(told, flooded=max(len(ended.out), len(ended.err)))
+            if client.heard.full if ended is None else ended.cut:  # an agent that is kept from answering by the flood says nothing of it
+                told = replace(told, flooded=max(len(client.heard.out), len(client.heard.err)))
             mute = ", and the agent does not answer either" if ended is None and client.silent_for > _SILENT_S else ""
             raise self._hung(told.title + mute, said, told.details)
         if ended.cut:
