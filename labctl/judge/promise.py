@@ -218,9 +218,8 @@ def _instead(one: Promise, build: str, here: Sequence[_Key], series: _Series) ->
         return "no series has all of them"
     if one.metric.startswith(_BOOT) and build in series.booted:
         return "a test does with record_boot, as those of the suite boot do"
-    known = {key[0] for key in series.keys}
-    close = difflib.get_close_matches(one.metric, known - {one.metric}, n=1, cutoff=_ALIKE) if one.metric not in known else ()
-    return f"did you mean {close[0]!r}?" if close else ""
+    close = difflib.get_close_matches(one.metric, {key[0] for key in series.keys}, n=1, cutoff=_ALIKE)
+    return f"did you mean {close[0]!r}?" if close and close[0] != one.metric else ""
 
 
 def _few(words: Sequence[str]) -> str:

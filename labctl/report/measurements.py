@@ -153,10 +153,8 @@ def _row(words: str, summed: GroupSummary, beside: Beside) -> Shown:
     }
 
 
-def spread(summed: object) -> Shown | None:
+def spread(summed: GroupSummary) -> Shown:
     """Median and every sample, in one unit; the range where not all of them can be told. Of counted figures that differ no median."""
-    if not isinstance(summed, GroupSummary):
-        return None
     unit, s = summed.group.unit, summed.spread
     by, name = (1.0, "") if unit == "1/s" else scale(s.median, unit)  # of requests the unit stands in the head of the table
     counted = summed.reading

@@ -56,4 +56,4 @@ def _figure(summed: GroupSummary | None, whole: int | None, beside: Beside) -> S
     if summed is None:
         return None
     part = "" if whole is None else f"{100 * summed.spread.median / whole:.1f} % of the target's"
-    return {**(spread(summed) or {}), "part": part, "held": beside.of(summed.group)}
+    return {**spread(summed), "part": part, "held": beside.of(summed.group)}

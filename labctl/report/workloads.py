@@ -24,7 +24,7 @@ PERCENTILES = (0.5, 0.99, 0.999)
 Shown = Mapping[str, Any]
 Params = tuple[tuple[str, str], ...]
 _Row = tuple[Params, str, str, str]
-"""Parameters, build, suite; a unit where the row is of figures in another one than that of the row before."""
+"""Parameters, build, suite; the unit where another row has the same metric in another one."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def tables(kind: Kind, summary: Summary, merged: Sequence[Merged], beside: Besid
     for one in recorded:
         g = one.group
         table = found.setdefault((g.target, dict(g.params).get(kind.each, ""), g.channel), {})
-        # In the unit that the metric should have first, then what was recorded in others: none may hide another.
+        # What was recorded in a second unit has a row of its own, which says so: none may hide another.
         rows = (table.setdefault((g.params, g.build, g.suite, unit), {}) for unit in ("", g.unit or "1"))
         next(row for row in rows if g.metric not in row or row[g.metric].group.unit == g.unit)[g.metric] = one
     ordered = sorted(found.items(), key=lambda item: (natural(item[0][0]), natural(item[0][1]), item[0][2]))
@@ -113,8 +113,7 @@ def _row(kind: Kind, axes: Sequence[str], several: bool, key: _Row, row: Mapping
 
 
 def _figure(summed: object, beside: Beside) -> Shown | None:
-    told = spread(summed)
-    return None if told is None or not isinstance(summed, GroupSummary) else {**told, "held": beside.of(summed.group)}
+    return {**spread(summed), "held": beside.of(summed.group)} if isinstance(summed, GroupSummary) else None
 
 
 def _latency(merged: Merged, beside: Beside) -> list[Shown]:
