@@ -248,7 +248,7 @@ static struct {
 	uint32_t id;
 	int fd; // -1: none
 	struct sha256 sha;
-	uint64_t left, sent, size; // of its bytes: those that may still come, those that went, as many as it had
+	uint64_t limit, sent, size; // of its bytes: as many as are taken, those that went, as many as it had
 } get = {.fd = -1};
 
 static void drop(int *fd)
@@ -549,7 +549,7 @@ static void get_start(uint32_t id, char *payload)
 		return;
 	}
 	get.id = id;
-	get.left = limit;
+	get.limit = limit;
 	get.sent = 0;
 	get.size = status.st_size;
 	sha_begin(&get.sha);
@@ -575,11 +575,10 @@ static void get_more(void)
 		sha_hex(&get.sha, hex);
 		send_text(get.id, "done", hex);
 		drop(&get.fd);
-	} else if ((uint64_t)n > get.left) {
+	} else if ((uint64_t)n > get.limit - get.sent) {
 		send_text(get.id, "error", "it has more bytes than are taken");
 		drop(&get.fd);
 	} else {
-		get.left -= n;
 		get.sent += n;
 		sha_add(&get.sha, data, n);
 		send_frame(get.id, "data", data, n);

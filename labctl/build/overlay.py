@@ -56,8 +56,9 @@ def _needs(entry: cpio.Entry) -> Iterator[tuple[str, str, str]]:
     elif entry.data.startswith(b"#!") and entry.mode & 0o111:
         # As the kernel does: a carriage return is part of the name.
         words = [word for word in re.split(r"[ \t]+", entry.data[2:].split(b"\n", 1)[0].decode(errors="replace")) if word]
-        # env looks for the program that it is to start; what it may be told besides begins with a sign or sets a variable.
-        asked = words[1:2] if words and PurePosixPath(words[0]).name == "env" and not {"-", "="} & set("".join(words[1:2])) else []
+        by_env = bool(words) and PurePosixPath(words[0]).name == "env"
+        # env looks for the program that it is to start; an option or a variable may stand before that.
+        asked = [word for word in words[1:2] if by_env and not word.startswith("-") and "=" not in word]
         for name in (*words[:1], *asked):
             yield name, "it is to be run by {}, which the machine does not have", _INTERPRETER
 

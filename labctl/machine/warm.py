@@ -49,6 +49,7 @@ _ENTROPY_BYTES = 256
 _FILES = ("memory", "state", "disk")
 _MANIFEST, _LAST = "manifest.json", "last"
 
+_ANEW = "it has reset itself, and booted: its memory may be damaged"
 _COUNTED = "instructions are counted from power-on"
 _NO_COPIES = "the target's drivers cannot copy a machine: that takes qemu, and agent to make copies differ"
 
@@ -242,9 +243,6 @@ class WarmStart:
             raise Unusable(f"what is kept of the machine cannot be started from: {broken}")
         if result.status != 0:
             raise Unusable(f"its network cards take no addresses of their own: {result.stderr.strip()[-200:]}")
-
-
-_ANEW = "it has reset itself, and booted: its memory may be damaged"
 
 
 def _words(error: Exception) -> str:
