@@ -105,6 +105,13 @@ class TemporaryLab:
     def run(self, *arguments: str, **more: Any) -> Ran:
         return self.labctl("run", "matrix", "--json", *arguments, **more)
 
+    def pytest(self, *arguments: str) -> Ran:
+        """As who knows pytest runs a suite of the lab: by itself, and without the settings of this repository."""
+        self.write("conftest.py", 'pytest_plugins = ("labctl.run.plugin", "labctl.report.plugin")\n')
+        command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir=.", *arguments, "-p", "no:cacheprovider"]
+        ended = subprocess.run(command, cwd=self.root, env=self.environment(), capture_output=True, text=True, timeout=120, check=False)
+        return Ran(ended.returncode, ended.stdout, ended.stderr)
+
     @property
     def runs(self) -> list[Path]:
         return sorted(path.parent for path in self.root.glob("results/*/run.json") if not path.parent.is_symlink())

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -51,18 +48,9 @@ def test_a_broken_promise_informs_and_one_with_a_gate_fails_the_run(new_lab: Cal
     assert verdicts == {"network.rtt p99": ("kept", False), "vm.density": ("broken", True)}
     told = lab.labctl("report", "promises", "--last", "2", "--json")
     assert [(found["verdict"], found["count"]) for found in told.data["promises"]] == [("kept", 800), ("broken", 2)]
-    lab.write("conftest.py", 'pytest_plugins = ("labctl.run.plugin", "labctl.report.plugin")\n')
-    by_pytest = subprocess.run(
-        [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir=.", "suites/figures", "--build", "debian", "--target", lab.target],
-        cwd=lab.root,
-        env=lab.environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert by_pytest.returncode == 1, by_pytest.stdout + by_pytest.stderr
-    assert "1 passed" in by_pytest.stdout
+    by_pytest = lab.pytest("suites/figures", "--build", "debian", "--target", lab.target)
+    assert by_pytest.status == 1, by_pytest.out + by_pytest.err
+    assert "1 passed" in by_pytest.out
     latest = max(lab.root.glob("results/2*/end.json"))
     assert json.loads(latest.read_text())["outcome"] == "fail"
 

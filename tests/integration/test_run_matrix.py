@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -143,36 +141,14 @@ def test_a_kernel_just_built(made: tuple[TemporaryLab, Ran]) -> None:
 def test_pytest_by_itself_is_the_same_run(made: tuple[TemporaryLab, Ran], workers: tuple[str, ...]) -> None:
     """In a lab whose conftest.py names the plugin, as `labctl init` writes it."""
     lab, _ = made
-    lab.write("conftest.py", 'pytest_plugins = ("labctl.run.plugin", "labctl.report.plugin")\n')
     asked = ("suites/boot", "--build", "debian", "--target", lab.target) if not workers else ("suites", "--matrix", "default")
-    ran = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-c",
-            os.devnull,
-            "--rootdir=.",
-            *asked,
-            *workers,
-            "--results",
-            "by-pytest",
-            "-p",
-            "no:cacheprovider",
-        ],
-        cwd=lab.root,
-        env=lab.environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    ran = lab.pytest(*asked, *workers, "--results", "by-pytest")
+    assert ran.status == 0, ran.out + ran.err
     run = max(p.parent for p in lab.root.glob("by-pytest/2*/end.json"))
     assert json.loads((run / "end.json").read_text())["outcome"] == "pass"
     assert len(list(run.glob("cells/*"))) == (3 if workers else 1)
-    assert f"labctl: run {run.name}: pass; report: {run}/report.html" in ran.stdout
-    assert f"test_says[debian/{lab.target}/boot-b-c]" in ran.stdout or workers or "3 passed" in ran.stdout
+    assert f"labctl: run {run.name}: pass; report: {run}/report.html" in ran.out
+    assert f"test_says[debian/{lab.target}/boot-b-c]" in ran.out or workers or "3 passed" in ran.out
 
 
 def test_a_new_lab_works_at_once(made: tuple[TemporaryLab, Ran], tmp_path: Path) -> None:
@@ -203,11 +179,10 @@ def test_pytest_over_all_suites_runs_those_that_the_matrix_names(made: tuple[Tem
     lab, _ = made
     lab.suite("unnamed", "def test_never(cell):\n    raise AssertionError\n")
     (lab.root / "matrix/narrow.toml").write_text('schema = 1\nbuilds = ["*"]\ntargets = ["*"]\nsuites = ["[!u]*"]\n')
-    command = [sys.executable, "-m", "pytest", "suites", "--matrix", "narrow", "--collect-only", "-q"]
-    done = subprocess.run(command, cwd=lab.root, env=lab.environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "test_" in done.stdout
-    assert "unnamed" not in done.stdout
+    done = lab.pytest("suites", "--matrix", "narrow", "--collect-only", "-q")
+    assert done.status == 0, done.out + done.err
+    assert "test_" in done.out
+    assert "unnamed" not in done.out
 
 
 def test_a_build_that_comes_up_on_one_cpu_only_is_not_counted_on_more() -> None:
@@ -388,13 +363,10 @@ def test_four(cell):
 def test_a_part_of_a_suite_and_a_repeat_never_stand_for_the_whole(new_lab: Callable[[], TemporaryLab]) -> None:
     """Their pass proves nothing, and their failure ends what an earlier pass proves; skips and expected failures are as they were."""
     lab = new_lab()
-    lab.write("conftest.py", 'pytest_plugins = ("labctl.run.plugin", "labctl.report.plugin")\n')
     lab.suite("several", SEVERAL)
 
     def by_pytest(word: str) -> int:
-        where = ("suites/several", "--build", "debian", "--target", lab.target, "-k", word)
-        command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir=.", *where, "-p", "no:cacheprovider"]
-        return subprocess.run(command, cwd=lab.root, env=lab.environment(), capture_output=True, timeout=120, check=False).returncode
+        return lab.pytest("suites/several", "--build", "debian", "--target", lab.target, "-k", word).status
 
     def reused(*more: str, **environment: str) -> str | None:
         (cell,) = lab.run("--dry-run", *more, **environment).data["cells"]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -211,10 +208,8 @@ def test_a_vm_that_fails_is_told_with_the_line_of_the_suite(lab: TemporaryLab) -
     junit = (lab.runs[-1] / "junit.xml").read_text()
     assert 'type="VmFailed"' in junit
     assert "\n".join(lines).replace("'", "&#x27;") in junit or "\n".join(lines) in junit
-    lab.write("conftest.py", 'pytest_plugins = ("labctl.run.plugin", "labctl.report.plugin")\n')
-    command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir=.", "suites/vms", "--build", "debian", "--target", lab.target]
-    by_pytest = subprocess.run(command, cwd=lab.root, env=lab.environment(), capture_output=True, text=True, timeout=120, check=False)
-    assert "\n".join([*lines, "VmFailed: VM one: is off"]) in by_pytest.stdout
+    by_pytest = lab.pytest("suites/vms", "--build", "debian", "--target", lab.target)
+    assert "\n".join([*lines, "VmFailed: VM one: is off"]) in by_pytest.out
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -193,25 +192,13 @@ def test_a_full_disk(lab: TemporaryLab) -> None:
 def test_a_full_disk_that_no_test_waits_for(lab: TemporaryLab) -> None:
     """By pytest too: what the console said, and the report, may tell of a crash."""
     lab.write(f"targets/{lab.target}.toml", TARGET.replace("[drivers.console_shell]", '[drivers.agent]\nchannel = "serial"'))
-    lab.write("conftest.py", 'pytest_plugins = ("labctl.run.plugin", "labctl.report.plugin")\n')
     lab.suite("flood", "def test_flood(shell):\n    shell('seq 1 100000 >/dev/console', deadline=60)\n")
     with small_disk(lab.root / "small", "420K"):
-        where = ("suites/flood", "--build", "debian", "--target", lab.target, "--results", "small")
-        ended = subprocess.run(
-            [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir=.", *where, "-p", "no:cacheprovider"],
-            cwd=lab.root,
-            env=lab.environment(),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert ended.returncode == 3, ended.stdout
-        assert re.search(r"^labctl: .*the console's record in \S+ failed: No space left on device", ended.stdout, re.MULTILINE), (
-            ended.stdout
-        )
-        assert f"df -h {lab.root}/small" in ended.stdout
-        assert ": pass" not in ended.stdout
+        ended = lab.pytest("suites/flood", "--build", "debian", "--target", lab.target, "--results", "small")
+        assert ended.status == 3, ended.out
+        assert re.search(r"^labctl: .*the console's record in \S+ failed: No space left on device", ended.out, re.MULTILINE), ended.out
+        assert f"df -h {lab.root}/small" in ended.out
+        assert ": pass" not in ended.out
 
 
 def test_a_disk_for_which_there_is_no_room(lab: TemporaryLab) -> None:
